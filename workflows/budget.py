@@ -1,0 +1,293 @@
+"""What a run may still spend.
+
+Law: consumed + granted never passes the limit, whatever order grants, settlements and raises arrive in. (A limit that
+is lowered below what is already consumed and granted takes nothing back: work in flight keeps its grant, and nothing
+new is granted. An agent that spends more than its grant without asking is charged in full.)
+Pure: a replay calls this again, so no clock and no randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Literal
+
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt
+
+from workflows.steps import Grant, RunOptions, Usage
+from workflows.wire import Stored
+
+NANO = 1_000_000_000
+# Dollars are kept as whole nanodollars: sums of floats drift, and a call to a small model costs millionths.
+
+FIRST_GRANT_TOKENS = 32_000
+FIRST_GRANT_USD = NANO // 2
+# What a step gets before it has shown what it needs: a short agent loop of a few model calls. More would let the
+# first steps of a wide fan-out hold the whole budget; less would make every step ask twice.
+
+SOFT_LIMIT_PERCENT = 80
+# Where people are told, while there is still something left to decide.
+
+RECENT_IDS = 2_000
+# How many ids of `record_usage` travel across continue-as-new: about 30 KB of the 64 KB that a run may carry.
+
+Resource = Literal["workflow_tokens", "workflow_usd"]
+
+
+class BudgetSnapshot(Stored):
+    """Answer of the `budget` query. Every field is always written; null is "no limit"."""
+
+    consumed_tokens: int
+    limit_tokens: int | None
+    granted_tokens: int
+    """Set aside for steps in flight."""
+    remaining_tokens: int | None
+    """Neither consumed nor granted."""
+    consumed_usd: float
+    limit_usd: float | None
+
+
+class BudgetChange(Stored):
+    """Payload of the `set_budget` signal: an absent limit stays as it is, null takes it away."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit_tokens: NonNegativeInt | None = None
+    limit_usd: NonNegativeFloat | None = None
+
+
+class UsageReport(Stored):
+    """Payload of the `record_usage` signal: what was spent outside the run's own steps. An `id` counts once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    input_tokens: NonNegativeInt = 0
+    output_tokens: NonNegativeInt = 0
+    cost_usd: NonNegativeFloat | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """The report as usage."""
+        return Usage(input_tokens=self.input_tokens, output_tokens=self.output_tokens, cost_usd=self.cost_usd)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One resource: what was spent of it, what is set aside, and how much there may be (None: no limit)."""
+
+    limit: int | None = None
+    consumed: int = 0
+    granted: int = 0
+
+    @property
+    def remaining(self) -> int | None:
+        """What can still be granted."""
+        return None if self.limit is None else max(0, self.limit - self.consumed - self.granted)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the limit is reached; a limit of 0 is reached from the start."""
+        return self.limit is not None and self.consumed >= self.limit
+
+    @property
+    def percent(self) -> int:
+        """Consumed share of the limit, rounded down; 0 without a limit."""
+        if self.limit is None:
+            return 0
+        return 100 if self.limit == 0 else self.consumed * 100 // self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The budget of a run: tokens, dollars, and the reports already counted."""
+
+    tokens: Account = Account()
+    usd: Account = Account()
+    recorded: Mapping[str, None] = field(default_factory=dict)
+    """Ids of `record_usage`, in order of arrival."""
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether nothing more may be started."""
+        return self.tokens.is_exhausted or self.usd.is_exhausted
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A step that asks for tokens."""
+
+    sharing: int = 1
+    """Steps waiting or running, this one included."""
+    at_least: int = 0
+    """Tokens without which it cannot go on."""
+    at_most: int | None = None
+    """What its own `max_tokens` leaves."""
+    previous: Grant | None = None
+    """What it had before it was suspended; it gets at least twice as much, if there is as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The step may run; its grant is None where nothing is limited."""
+
+    ledger: Ledger
+    grant: Grant | None
+
+
+@dataclass(frozen=True, slots=True)
+class MustWait:
+    """Steps in flight hold what is left; ask again when one of them settles."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The budget cannot pay for this step, however the steps in flight end."""
+
+    reason: str
+
+
+class Shortfall(Enum):
+    """Why a resource cannot be granted."""
+
+    FOR_NOW = auto()
+    FOR_GOOD = auto()
+
+
+Decision = Granted | MustWait | Denied
+
+
+def opened(options: RunOptions) -> Ledger:
+    """The ledger of a run that starts."""
+    return Ledger(tokens=Account(limit=options.budget_tokens), usd=Account(limit=_nano(options.budget_usd)))
+
+
+def grant(ledger: Ledger, request: Request) -> Decision:
+    """Set tokens and dollars aside for a step; grant what is left if that is less, deny when nothing is."""
+    if ledger.is_exhausted:
+        return Denied(exhausted_reason(ledger))
+    previous = request.previous or Grant()
+    tokens = _amount(
+        ledger.tokens, request.sharing, FIRST_GRANT_TOKENS, request.at_least, request.at_most, previous.tokens
+    )
+    usd = _amount(ledger.usd, request.sharing, FIRST_GRANT_USD, 0, None, _nano(previous.usd))
+    if isinstance(tokens, Shortfall) or isinstance(usd, Shortfall):
+        if Shortfall.FOR_GOOD in (tokens, usd):
+            return Denied(exhausted_reason(ledger))
+        return MustWait(waiting_reason(ledger))
+    held = replace(ledger, tokens=_hold(ledger.tokens, tokens), usd=_hold(ledger.usd, usd))
+    if tokens is None and usd is None:
+        return Granted(held, None)
+    return Granted(held, Grant(tokens=tokens, usd=None if usd is None else usd / NANO))
+
+
+def _amount(
+    account: Account, sharing: int, first: int, at_least: int, at_most: int | None, previous: int | None
+) -> int | Shortfall | None:
+    """How much of one resource a step gets: None is "no limit"."""
+    if account.remaining is None:
+        return at_most
+    wanted = account.remaining // max(1, sharing) if previous is None else 2 * max(previous, at_least)
+    if previous is None:
+        wanted = min(wanted, first) if at_most is None else at_most
+    elif at_most is not None:
+        wanted = min(wanted, at_most)
+    least = max(1, at_least)
+    amount = min(max(least, wanted), account.remaining)
+    if amount >= least:
+        return amount
+    # Too little now. What is granted to others may come back; whether that would be enough decides.
+    can_come_back = account.granted > 0 and account.remaining + account.granted >= least
+    return Shortfall.FOR_NOW if can_come_back else Shortfall.FOR_GOOD
+
+
+def _hold(account: Account, amount: int | None) -> Account:
+    if account.limit is None or amount is None:
+        return account
+    return replace(account, granted=account.granted + amount)
+
+
+def settle(ledger: Ledger, held: Grant | None, spent: Usage) -> Ledger:
+    """Charge what a step spent since its grant, and take back what it did not use."""
+    return replace(
+        ledger,
+        tokens=_settled(ledger.tokens, held.tokens if held else None, spent.total_tokens),
+        usd=_settled(ledger.usd, _nano(held.usd) if held else None, _nano(spent.cost_usd) or 0),
+    )
+
+
+def _settled(account: Account, held: int | None, spent: int) -> Account:
+    # A step granted without a limit holds nothing here, whatever limit was set since.
+    returned = min(held or 0, account.granted)
+    return replace(account, consumed=account.consumed + spent, granted=account.granted - returned)
+
+
+def change(ledger: Ledger, wanted: BudgetChange) -> Ledger:
+    """Raise, lower or lift the limits that are named."""
+    named = wanted.model_fields_set
+    tokens = replace(ledger.tokens, limit=wanted.limit_tokens) if "limit_tokens" in named else ledger.tokens
+    usd = replace(ledger.usd, limit=_nano(wanted.limit_usd)) if "limit_usd" in named else ledger.usd
+    return replace(ledger, tokens=tokens, usd=usd)
+
+
+def record(ledger: Ledger, report: UsageReport) -> Ledger:
+    """Charge usage reported from outside; a report whose id was seen before changes nothing."""
+    if report.id in ledger.recorded:
+        return ledger
+    charged = settle(ledger, None, report.usage)
+    return replace(charged, recorded={**ledger.recorded, report.id: None})
+
+
+def snapshot(ledger: Ledger) -> BudgetSnapshot:
+    """The budget as people and programs read it."""
+    return BudgetSnapshot(
+        consumed_tokens=ledger.tokens.consumed,
+        limit_tokens=ledger.tokens.limit,
+        granted_tokens=ledger.tokens.granted,
+        remaining_tokens=ledger.tokens.remaining,
+        consumed_usd=ledger.usd.consumed / NANO,
+        limit_usd=None if ledger.usd.limit is None else ledger.usd.limit / NANO,
+    )
+
+
+def exhausted_resource(ledger: Ledger) -> Resource:
+    """Which limit holds the run back."""
+    if ledger.tokens.is_exhausted or not ledger.usd.is_exhausted:
+        return "workflow_tokens"
+    return "workflow_usd"
+
+
+def exhausted_reason(ledger: Ledger) -> str:
+    """Why a step was denied, as a3s words it."""
+    if exhausted_resource(ledger) == "workflow_tokens":
+        return f"workflow token budget exhausted ({ledger.tokens.consumed} / {ledger.tokens.limit} tokens)"
+    limit = (ledger.usd.limit or 0) / NANO
+    return f"workflow dollar budget exhausted (${ledger.usd.consumed / NANO:.4f} / ${limit:.4f})"
+
+
+def waiting_reason(ledger: Ledger) -> str:
+    """Why a step waits although the limit is not reached."""
+    tokens = ledger.tokens
+    held = f"{tokens.consumed} used and {tokens.granted} held of {tokens.limit} tokens"
+    return f"steps in flight hold what is left of the budget ({held})"
+
+
+def passed_soft_limit(before: Ledger, after: Ledger) -> Resource | None:
+    """Which resource has just passed the soft limit, if one has."""
+    if before.tokens.percent < SOFT_LIMIT_PERCENT <= after.tokens.percent:
+        return "workflow_tokens"
+    if before.usd.percent < SOFT_LIMIT_PERCENT <= after.usd.percent:
+        return "workflow_usd"
+    return None
+
+
+def _nano(dollars: float | None) -> int | None:
+    return None if dollars is None else round(dollars * NANO)
+
+
+def with_recent_ids(ledger: Ledger) -> Ledger:
+    """The ledger with the latest ids of `record_usage` only, as it travels across continue-as-new."""
+    return replace(ledger, recorded=dict.fromkeys(list(ledger.recorded)[-RECENT_IDS:]))

@@ -1,0 +1,138 @@
+"""The error tree, and what is worth another attempt.
+
+    PerdureError                 final: Temporal never retries it, its type is the class name
+      InputRejected              a run's input is not what its workflow takes        the caller acts
+      OptionsRejected            a run option is unknown or wrong                    the caller acts
+      DuplicateTaskIds           two steps of one call share an id                   the caller acts
+      NotInitialised             a subclass's __init__ forgot super().__init__()     the author acts
+      PayloadTooLarge            a value is too large for a history                  the author acts
+      AgentsRejected             agents.toml is wrong                                the operator acts
+      SettingsRejected           a setting or a variable is wrong                    the operator acts
+      ServerUnreachable          Temporal does not answer                            the operator acts
+      LocalServerFailed          the embedded server cannot be used                  the operator acts
+      StepFailed                 an agent's step failed for good                     reported as data
+    PayloadLocked                a payload is encrypted with a key that is not here  the operator acts
+    RetryableStepError           raised by an agent: this step is worth another attempt
+    BudgetExceeded               raised in an agent by `check_before_llm`; the executor reports it as data
+    StepCancelled                raised in a `def` agent whose step was cancelled
+
+Law: whether an error is retried is decided here, by type, never by its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.exceptions import ApplicationError
+
+QUOTED_LENGTH = 200
+# A value quoted in a message is cut here: a message is read in one line of the UI.
+
+
+class PerdureError(ApplicationError):
+    """A failure that another attempt cannot mend; fails the run or the step that raised it."""
+
+    def __init__(self, message: str, *details: Any) -> None:
+        super().__init__(message, *details, type=type(self).__name__, non_retryable=True)
+
+
+class InputRejected(PerdureError):
+    """The input of a run is not what its workflow takes; nothing was scheduled."""
+
+
+class OptionsRejected(PerdureError):
+    """The memo `perdure_options` holds an unknown or wrong option; nothing was scheduled."""
+
+
+class DuplicateTaskIds(PerdureError):
+    """Steps of one call share a `task_id`; nothing was scheduled."""
+
+    def __init__(self, verb: str, task_ids: Sequence[str]) -> None:
+        named = ", ".join(repr(task_id) for task_id in task_ids)
+        super().__init__(f"{verb}: task_id {named} is used by more than one step. Give each step of a call its own.")
+
+
+class NotInitialised(PerdureError):
+    """A subclass of AgentWorkflow has an `__init__` that does not call `super().__init__()`."""
+
+    def __init__(self, workflow: type) -> None:
+        super().__init__(f"{workflow.__name__}.__init__ does not call super().__init__(). Call it on its first line.")
+
+
+class PayloadTooLarge(PerdureError):
+    """A value is larger than one payload of a history may be."""
+
+    def __init__(self, *, owner: str, field: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"{owner}: {field} is {size / 1e6:.1f} MB and the limit is {limit / 1e6:.1f} MB. "
+            "Shorten it, or pass a reference to it."
+        )
+
+
+class AgentsRejected(PerdureError):
+    """agents.toml cannot be served."""
+
+
+class SettingsRejected(PerdureError):
+    """A setting, an environment variable or a command-line option cannot be used."""
+
+
+class ServerUnreachable(PerdureError):
+    """Temporal does not answer where it was looked for."""
+
+
+class LocalServerFailed(PerdureError):
+    """The embedded server of `--local` does not start, or cannot be joined."""
+
+
+class StepFailed(PerdureError):
+    """A step failed for good; its details hold the StepOutcome, so that its usage is not lost."""
+
+
+class PayloadLocked(ApplicationError):
+    """A payload is encrypted with a key that this process does not have, or was altered.
+
+    Not final: a worker that has the key can still do what this one could not read.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type=type(self).__name__)
+
+
+class RetryableStepError(Exception):
+    """Raise it from an agent when another attempt may succeed (a lost connection, a rate limit).
+
+    `after` is the least time until the next attempt; without it the step's backoff decides.
+    """
+
+    def __init__(self, message: str, *, after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class BudgetExceeded(Exception):
+    """The step may not spend what it asked for. Let it pass: the step then gets more tokens, or is denied."""
+
+    def __init__(self, message: str, *, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
+class StepCancelled(Exception):
+    """The step of a `def` agent was cancelled. Let it pass after cleaning up."""
+
+
+RETRYABLE: tuple[type[Exception], ...] = (RetryableStepError, ConnectionError, TimeoutError)
+# Everything else an agent raises is a fault that the same input brings again.
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether another attempt of the step that raised this may succeed."""
+    return isinstance(error, RETRYABLE)
+
+
+def cut(value: str, length: int = QUOTED_LENGTH) -> str:
+    """A long text cut for a message, with its length."""
+    return value if len(value) <= length else f"{value[:length]}… ({len(value):,} characters)"

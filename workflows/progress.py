@@ -1,0 +1,238 @@
+"""Where a run stands: the phases and steps behind the `progress` query and the Temporal UI's current details.
+
+Pure: the caller brings the time. Counts are exact for any number of steps; of the steps themselves the
+latest are kept, and what is left out is counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import chain, islice
+from typing import Literal
+
+from workflows.budget import BudgetSnapshot
+from workflows.errors import cut
+from workflows.events import rfc3339
+from workflows.steps import StepOutcome, StepStatus, Usage
+from workflows.wire import Stored
+
+KEPT_STEPS = 10_000
+# Finished steps whose record stays in the worker's memory, about 5 MB a run.
+SHOWN_STEPS = 1_500
+# In one answer of the query, which may not pass 2 MB; running and failed steps come first.
+SHOWN_PHASES = 12
+SHOWN_FAILURES = 8
+# In the current details, which are read at a glance.
+BAR_CELLS = 20
+
+StepState = Literal["running", "waiting"] | StepStatus
+
+
+class StepProgress(Stored):
+    """One step. `phase` is None for a step outside phases."""
+
+    step: str
+    """`<phase index>.<round>:<task_id>`, or `c<call number>.<round>:<task_id>` outside phases."""
+    agent: str
+    phase: int | None
+    status: StepState
+    begun: str
+    """The run's own time (RFC 3339)."""
+    duration_ms: int | None = None
+    """None until the step has ended: between its workflow tasks a run's clock stands still."""
+    attempts: int = 1
+    """Known when the step has ended."""
+    usage: Usage = Usage()
+    error: str | None = None
+
+
+class PhaseProgress(Stored):
+    """One phase with its counts."""
+
+    name: str
+    index: int
+    status: Literal["running", "done"]
+    step_count: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+class Progress(Stored):
+    """Answer of the `progress` query."""
+
+    running: int
+    succeeded: int
+    failed: int
+    phases: tuple[PhaseProgress, ...]
+    steps: tuple[StepProgress, ...]
+    omitted_steps: int = 0
+    """Steps that this answer leaves out; their counts are in the totals above."""
+
+
+@dataclass(slots=True)
+class PhaseRecord:
+    """A phase while the run goes on."""
+
+    name: str
+    index: int
+    step_count: int
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    is_done: bool = False
+    ended: dict[str, StepOutcome] = field(default_factory=dict)
+    """Outcomes by task_id, until the next phase begins: what a run that is stopped meanwhile reports."""
+
+
+@dataclass(slots=True, eq=False)
+class StepRecord:
+    """A step while the run goes on. Compared by identity: a loop runs the same id again in its next round."""
+
+    step: str
+    agent: str
+    phase: PhaseRecord | None
+    begun: datetime
+    status: StepState = "running"
+    outcome: StepOutcome | None = None
+
+
+class Board:
+    """Every phase and step of a run, as far as they are kept."""
+
+    def __init__(self) -> None:
+        self.phases: list[PhaseRecord] = []
+        self.succeeded = 0
+        self.failed = 0
+        self._open: dict[StepRecord, None] = {}
+        self._succeeded: deque[StepRecord] = deque(maxlen=KEPT_STEPS)
+        self._failed: deque[StepRecord] = deque(maxlen=KEPT_STEPS)
+
+    @property
+    def running(self) -> int:
+        """Steps that have begun and not ended."""
+        return len(self._open)
+
+    def open_phase(self, name: str, index: int, step_count: int) -> PhaseRecord:
+        """A phase begins."""
+        for earlier in self.phases[-1:]:
+            if earlier.is_done:
+                earlier.ended = {}
+        phase = PhaseRecord(name, index, step_count)
+        self.phases.append(phase)
+        return phase
+
+    def begin(self, step: str, agent: str, phase: PhaseRecord | None, now: datetime) -> StepRecord:
+        """A step begins."""
+        record = StepRecord(step, agent, phase, now)
+        self._open[record] = None
+        if phase:
+            phase.running += 1
+        return record
+
+    def end(self, record: StepRecord, outcome: StepOutcome) -> None:
+        """A step has ended with its outcome."""
+        del self._open[record]
+        record.status, record.outcome = outcome.status, outcome
+        (self._succeeded if outcome.success else self._failed).append(record)
+        for counts in (self, record.phase):
+            if counts is not None:
+                counts.succeeded += outcome.success
+                counts.failed += not outcome.success
+        if record.phase:
+            record.phase.running -= 1
+            record.phase.ended[outcome.task_id] = outcome
+
+    def report(self) -> Progress:
+        """The answer of the `progress` query: steps in flight, then failures, then the latest that succeeded."""
+        latest = chain(self._open, reversed(self._failed), reversed(self._succeeded))
+        shown = list(islice(latest, SHOWN_STEPS))
+        total = self.running + self.succeeded + self.failed
+        return Progress(
+            running=self.running,
+            succeeded=self.succeeded,
+            failed=self.failed,
+            phases=tuple(_phase_progress(phase) for phase in self.phases),
+            steps=tuple(_step_progress(record) for record in sorted(shown, key=lambda record: record.begun)),
+            omitted_steps=total - len(shown),
+        )
+
+    def markdown(self, budget: BudgetSnapshot, waiting: Iterable[str] = ()) -> str:
+        """The run at a glance, for the Temporal UI."""
+        lines = [f"**{self.succeeded}** steps done, **{self.failed}** failed, **{self.running}** running"]
+        lines += [_budget_line(budget)]
+        if self.phases:
+            earlier = len(self.phases) - SHOWN_PHASES
+            lines += ["", "| phase | done | failed | of |", "|---|---|---|---|"]
+            lines += [f"| … {earlier} earlier | | | |"] if earlier > 0 else []
+            lines += [_phase_line(phase) for phase in self.phases[-SHOWN_PHASES:]]
+        waits = list(waiting)
+        if waits:
+            lines += ["", "**Waiting**", *(f"- {line}" for line in waits[:SHOWN_FAILURES])]
+        failures = list(islice(reversed(self._failed), SHOWN_FAILURES))
+        if failures:
+            lines += ["", "**Failed**", *(_failure_line(record) for record in failures)]
+        return "\n".join(lines)
+
+
+def _phase_progress(phase: PhaseRecord) -> PhaseProgress:
+    return PhaseProgress(
+        name=phase.name,
+        index=phase.index,
+        status="done" if phase.is_done else "running",
+        step_count=phase.step_count,
+        running=phase.running,
+        succeeded=phase.succeeded,
+        failed=phase.failed,
+    )
+
+
+def _step_progress(record: StepRecord) -> StepProgress:
+    shown = StepProgress(
+        step=record.step,
+        agent=record.agent,
+        phase=record.phase.index if record.phase else None,
+        status=record.status,
+        begun=rfc3339(record.begun),
+    )
+    outcome = record.outcome
+    if outcome is None:
+        return shown
+    return shown.model_copy(
+        update={
+            "duration_ms": outcome.duration_ms,
+            "attempts": outcome.attempts,
+            "usage": outcome.usage,
+            "error": None if outcome.error is None else cut(outcome.error),
+        }
+    )
+
+
+def _phase_line(phase: PhaseRecord) -> str:
+    mark = "✓" if phase.is_done and not phase.failed else "✗" if phase.is_done else "▶"
+    return f"| {mark} {_cell(phase.name)} | {phase.succeeded} | {phase.failed} | {phase.step_count} |"
+
+
+def _failure_line(record: StepRecord) -> str:
+    error = record.outcome.error if record.outcome else None
+    return f"- `{record.step}` ({_cell(record.agent)}): {_cell(cut(error or record.status))}"
+
+
+def _budget_line(budget: BudgetSnapshot) -> str:
+    dollars = f", ${budget.consumed_usd:.4f}" if budget.consumed_usd else ""
+    of_dollars = "" if budget.limit_usd is None else f"{dollars or ', $0'} of ${budget.limit_usd:.2f}"
+    if budget.limit_tokens is None:
+        return f"Budget: {budget.consumed_tokens:,} tokens used, no limit{of_dollars or dollars}"
+    share = min(1.0, budget.consumed_tokens / budget.limit_tokens) if budget.limit_tokens else 1.0
+    bar = "█" * round(share * BAR_CELLS)
+    used = f"{budget.consumed_tokens:,} of {budget.limit_tokens:,} tokens ({share:.0%})"
+    held = f", {budget.granted_tokens:,} held by running steps" if budget.granted_tokens else ""
+    return f"Budget: `{bar:░<{BAR_CELLS}}` {used}{held}{of_dollars or dollars}"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break a Markdown table or list."""
+    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")

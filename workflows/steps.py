@@ -1,0 +1,198 @@
+"""What a step is given, what it brings back, and how both are stored.
+
+Law: these shapes are in recorded histories. A new field arrives with a default; none is renamed or removed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from workflows.wire import Stored
+
+DEFAULT_MAX_CONCURRENCY = 8
+DEFAULT_MAX_TURNS = 10
+AGENT_MAX_STEPS = 50
+# How many tool rounds an agent may take when its step sets no `max_steps`.
+
+StepStatus = Literal["ok", "failed", "timed_out", "cancelled", "budget_exceeded", "suspended"]
+
+
+class Usage(Stored):
+    """What was spent: tokens, model requests, tool calls, and dollars where the price is known."""
+
+    input_tokens: NonNegativeInt = 0
+    output_tokens: NonNegativeInt = 0
+    total_tokens: NonNegativeInt = 0
+    """Never less than input and output together; a provider may count more (reasoning, caching)."""
+    requests: NonNegativeInt = 0
+    tool_calls: NonNegativeInt = 0
+    cost_usd: NonNegativeFloat | None = None
+    """Dollars; None where no price is known, which is not the same as free."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _total_covers_its_parts(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        parts = [data.get(name, 0) for name in ("input_tokens", "output_tokens", "total_tokens")]
+        if not all(type(part) is int for part in parts):
+            return data  # the fields' own types say what is wrong
+        return {**data, "total_tokens": max(parts[0] + parts[1], parts[2])}
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+            requests=self.requests + other.requests,
+            tool_calls=self.tool_calls + other.tool_calls,
+            cost_usd=_sum_of_prices(self, other),
+        )
+
+
+def _sum_of_prices(one: Usage, other: Usage) -> float | None:
+    """Dollars of both together; None where either spent tokens that nobody priced."""
+    if any(usage.cost_usd is None and usage.total_tokens for usage in (one, other)):
+        return None
+    if one.cost_usd is None and other.cost_usd is None:
+        return None
+    return (one.cost_usd or 0.0) + (other.cost_usd or 0.0)
+
+
+class AgentSpec(Stored):
+    """An agent written out where it is used, instead of in agents.toml."""
+
+    name: str
+    system_prompt: str = ""
+    tools: tuple[str, ...] = ()
+    max_turns: PositiveInt = DEFAULT_MAX_TURNS
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    """May carry `model`, `provider`, `temperature`, `task`."""
+    cache_control: bool = False
+
+
+class AgentStepSpec(Stored):
+    """One unit of agent work. Only `task_id`, `agent` and `prompt` are required."""
+
+    task_id: str = Field(min_length=1)
+    """Stable id of the step, unlike any other in the same call."""
+    agent: str = Field(min_length=1)
+    """Which agent runs it: a key of agents.toml, or the name of `profile`."""
+    prompt: str
+    description: str = ""
+    """Short label for people: the step's summary in the Temporal UI."""
+    max_steps: PositiveInt | None = None
+    """Cap on the agent's tool rounds; unset, the agent's own (50)."""
+    parent_session_id: str | None = None
+    output_schema: dict[str, JsonValue] | None = None
+    """JSON Schema; when set, the step must return a valid object in `structured`."""
+    profile: AgentSpec | None = None
+    timeout_seconds: PositiveFloat | None = None
+    """Limit on the step's own time, over all its attempts; waiting for tokens does not count."""
+    max_attempts: PositiveInt | None = None
+    max_tokens: PositiveInt | None = None
+    """What the step may spend at most, over all its attempts."""
+    task_queue: str | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class TokensNeeded(Stored):
+    """The step ran out of its grant and goes on from its checkpoint when it gets more."""
+
+    type: Literal["tokens"] = "tokens"
+    at_least: NonNegativeInt = 0
+    """Tokens that the next model call needs; 0 when unknown."""
+
+
+class StepOutcome(Stored):
+    """What a step brought. A failed step is data: `success` is false and `output` holds the failure text."""
+
+    task_id: str
+    session_id: str
+    """`task-run-<task_id>`."""
+    agent: str
+    output: str
+    success: bool
+    structured: JsonValue = None
+    status: StepStatus = "ok"
+    error: str | None = None
+    usage: Usage = Usage()
+    """Over all attempts of the step."""
+    duration_ms: NonNegativeInt = 0
+    """Milliseconds from the first attempt's schedule to the end, as the workflow saw it."""
+    attempts: PositiveInt = 1
+    needs: TokensNeeded | None = None
+    """What a suspended step waits for."""
+    transcript: str | None = None
+    """Reference to what the step left in the blob store."""
+    warnings: tuple[str, ...] = ()
+    """What the worker has to say about this step; each becomes an event of the run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_session(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "session_id" not in data and "task_id" in data:
+            return {**data, "session_id": f"task-run-{data['task_id']}"}
+        return data
+
+
+class Grant(Stored):
+    """What a step may spend until it asks again. None: no limit on that resource."""
+
+    tokens: NonNegativeInt | None = None
+    usd: NonNegativeFloat | None = None
+
+
+class Resume(Stored):
+    """How a suspended step goes on: from its transcript, with the answers to what it asked."""
+
+    transcript: str | None = None
+    answers: dict[str, JsonValue] = Field(default_factory=dict)
+    """Answer by call id."""
+    usage: Usage = Usage()
+    """What earlier schedulings of this step have spent and the ledger has settled."""
+
+
+class StepCall(Stored):
+    """The argument of `run_agent_step`."""
+
+    spec: AgentStepSpec
+    key: str
+    """Idempotency key: the same over attempts and top-ups of the step, new after a rewind."""
+    grant: Grant | None = None
+    resume: Resume | None = None
+    max_attempts: PositiveInt | None = None
+    """The run's own limit, where the step sets none; both unset, the agent's error decides."""
+
+
+class RunOptions(Stored):
+    """How a run is to be run: the memo `perdure_options` of its start. Visible to all: nothing secret goes here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    budget_tokens: NonNegativeInt | None = None
+    budget_usd: NonNegativeFloat | None = None
+    on_exhausted: Literal["deny", "wait"] = "deny"
+    """What happens to a step that the budget cannot pay: denied as data, or kept waiting for `set_budget`."""
+    max_concurrency: NonNegativeInt = DEFAULT_MAX_CONCURRENCY
+    """Steps of this run in flight at once; 0 counts as 1."""
+    task_queues: dict[str, str] = Field(default_factory=dict)
+    """Task queue by agent, for workers of their own."""
+    step_timeout_seconds: PositiveFloat | None = None
+    max_attempts: PositiveInt | None = None
+
+    @property
+    def window(self) -> int:
+        """How many steps run at once."""
+        return max(1, self.max_concurrency)

@@ -1,0 +1,247 @@
+"""The verbs of a run, and the signals and queries that every run answers.
+
+Source of the verbs: a3s orchestration (`a3s-code-core`). A failed step is data, never an exception: a fan-out goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+from pydantic_core import to_jsonable_python
+from temporalio import workflow
+
+from workflows import calls, wire
+from workflows.budget import BudgetSnapshot
+from workflows.errors import DuplicateTaskIds, NotInitialised
+from workflows.events import EventPage, Log, PhaseEnd, PhaseStart
+from workflows.execution import execute
+from workflows.progress import PhaseRecord, Progress
+from workflows.run import Run
+from workflows.steps import AgentStepSpec, StepOutcome
+from workflows.window import sliding_window
+
+Item = TypeVar("Item")
+
+MAX_LOG_FIELDS_BYTES = 16_000
+# Fields of one log event; what is larger belongs into a step's output.
+CONTINUE_AFTER_SIGNALS = 8_000
+# Temporal ends a run at 10,000 and does not suggest continue-as-new for it.
+CONTINUE_AFTER_BYTES = 5_000_000
+# Replaying more than that takes a worker several seconds.
+
+LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "critical": 50}
+
+
+@dataclass(frozen=True)
+class Continue:
+    """The next round of a loop runs these steps; without any the loop ends."""
+
+    specs: Sequence[AgentStepSpec]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The loop ends with the round that it has."""
+
+
+Next = Callable[[list[StepOutcome]], Continue | Stop]
+PipelineStage = Callable[[StepOutcome | None, Item], AgentStepSpec | None]
+
+
+class AgentWorkflow:
+    """Base class of a workflow that runs agents: subclass it, decorate it with `@workflow.defn`, call the verbs."""
+
+    def __init__(self) -> None:
+        self._perdure = Run()
+
+    @property
+    def perdure(self) -> Run:
+        """The state of this run.
+
+        Raises `NotInitialised` where a subclass's `__init__` forgot `super()`, `OptionsRejected` where the run's
+        options cannot be used.
+        """
+        try:
+            run = self._perdure
+        except AttributeError:
+            raise NotInitialised(type(self)) from None
+        if run.rejection:
+            raise run.rejection
+        return run
+
+    async def agent(self, spec: AgentStepSpec) -> StepOutcome:
+        """Run one step."""
+        return await execute(self.perdure, spec, f"{self._next_call()}.0:{spec.task_id}", None)
+
+    async def parallel(self, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
+        """Run steps side by side, as many at once as the run's `max_concurrency` (8), and wait for all of them.
+
+        Outcomes keep the order of the specs; failed steps are among them. Raises `DuplicateTaskIds` before anything
+        is scheduled.
+        """
+        return await self._fan_out("parallel", list(specs), f"{self._next_call()}.0", None)
+
+    async def phase(self, name: str, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
+        """A named `parallel`: a barrier that the events, the progress and the Temporal UI show under its name."""
+        run, specs = self.perdure, list(specs)
+        _refuse_duplicates("phase", specs)
+        run.raise_if_cancelled()
+        index, run.phase_index = run.phase_index, run.phase_index + 1
+        record = run.board.open_phase(name, index, len(specs))
+        run.tell(PhaseStart(name=name, index=index, step_count=len(specs)))
+        try:
+            with workflow.create_event_group(f"phase-{index}", label=name or None).scope():
+                return await self._fan_out("phase", specs, f"{index}.0", record)
+        finally:
+            record.is_done = True
+            run.tell(PhaseEnd(name=name, index=index, succeeded=record.succeeded, failed=record.failed))
+            run.tell_if_exhausted()
+            run.refresh_details()
+
+    async def pipeline(self, items: Iterable[Item], stages: Sequence[PipelineStage[Item]]) -> list[StepOutcome | None]:
+        """Send each item through the stages as a chain of its own; no chain waits for another.
+
+        A stage is a function (previous outcome or None, item) -> spec or None. None stops that chain, and so does a
+        failed step. The result of an item is its last outcome; None if its first stage gave None or a stage raised.
+        `max_concurrency` counts chains.
+        """
+        run, call = self.perdure, self._next_call()
+        run.raise_if_cancelled()
+        waiting = list(items)
+        with _Announced(run, len(waiting)) as announced:
+
+            async def chain(item: Item) -> StepOutcome | None:
+                announced.begin_one()
+                outcome: StepOutcome | None = None
+                for number, stage in enumerate(stages):
+                    try:
+                        spec = stage(outcome, item)
+                    except Exception as error:  # noqa: BLE001 - one chain's crash leaves the others alone
+                        self.log("error", f"pipeline stage {number} raised {type(error).__name__}: {error}", {})
+                        return None
+                    if spec is None:
+                        break
+                    outcome = await execute(run, spec, f"{call}.{number}:{spec.task_id}", None)
+                    if not outcome.success:
+                        break
+                return outcome
+
+            return await sliding_window(waiting, run.options.window, chain)
+
+    async def loop(self, specs: Iterable[AgentStepSpec], max_iterations: int, next: Next) -> list[StepOutcome]:
+        """Run rounds of steps until `next` says `Stop`, or the cap of max(1, max_iterations) rounds is reached.
+
+        `next` sees each round's outcomes, the last one's too. Returns the last round's outcomes; [] for no specs, and
+        then `next` is not called.
+        """
+        call, specs = self._next_call(), list(specs)
+        outcomes: list[StepOutcome] = []
+        for round_number in range(max(1, max_iterations)):
+            if not specs:
+                break
+            outcomes = await self._fan_out("loop", specs, f"{call}.{round_number}", None)
+            decision = next(outcomes)
+            if isinstance(decision, Stop):
+                break
+            specs = list(decision.specs)
+        return outcomes
+
+    def log(self, level: str, message: str, fields: Any = None) -> None:
+        """Append a log event to the run's events, and to the worker's log; never fails."""
+        readable = to_jsonable_python(fields, fallback=repr)
+        if wire.size(readable) > MAX_LOG_FIELDS_BYTES:
+            readable = {"left_out": f"{wire.size(readable):,} bytes; a log event holds {MAX_LOG_FIELDS_BYTES:,}"}
+        self.perdure.tell(Log(level=level, message=message, fields=readable))
+        workflow.logger.log(LOG_LEVELS.get(level.lower(), LOG_LEVELS["info"]), "%s", message)
+
+    async def continue_as_new_if_needed(self, *args: Any) -> None:
+        """Continue as new, with `args` for the new run, when this history has grown long; else return at once.
+
+        Call it between phases, with everything that `run` needs to go on as its arguments. The ledger, the phase
+        index, event offsets and run options go along by themselves.
+        """
+        run, info = self.perdure, workflow.info()
+        run.raise_if_cancelled()
+        is_long = info.is_continue_as_new_suggested() or info.get_current_history_size() > CONTINUE_AFTER_BYTES
+        if is_long or run.signals > CONTINUE_AFTER_SIGNALS:
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            self._continue_as_new(args)
+
+    @workflow.query(name=wire.BUDGET_QUERY)
+    def budget(self) -> BudgetSnapshot:
+        """What was spent, what is set aside, and the limits."""
+        return self.perdure.grants.snapshot()
+
+    @workflow.query(name=wire.EVENTS_QUERY)
+    def events(self, after: int = -1) -> EventPage:
+        """The events that follow an offset; -1, the default, begins with the first."""
+        return self.perdure.log.after(after)
+
+    @workflow.query(name=wire.PROGRESS_QUERY)
+    def progress(self) -> Progress:
+        """Phases and steps with their status, attempts, durations and usage."""
+        return self.perdure.board.report()
+
+    @workflow.signal(name=wire.SET_BUDGET_SIGNAL)
+    def set_budget(self, change: Any) -> None:
+        """{limit_tokens?, limit_usd?}: an absent limit stays as it is, null takes it away."""
+        self.perdure.set_budget(change)
+
+    @workflow.signal(name=wire.RECORD_USAGE_SIGNAL)
+    def record_usage(self, report: Any) -> None:
+        """{id, input_tokens?, output_tokens?, cost_usd?}: charge what was spent elsewhere; an id counts once."""
+        self.perdure.record_usage(report)
+
+    async def _fan_out(
+        self, verb: str, specs: Sequence[AgentStepSpec], prefix: str, phase: PhaseRecord | None
+    ) -> list[StepOutcome]:
+        run = self.perdure
+        _refuse_duplicates(verb, specs)
+        run.raise_if_cancelled()
+        with _Announced(run, len(specs)) as announced:
+
+            async def branch(spec: AgentStepSpec) -> StepOutcome:
+                announced.begin_one()
+                try:
+                    return await execute(run, spec, f"{prefix}:{spec.task_id}", phase)
+                except Exception as error:  # noqa: BLE001 - a branch that crashes is data, and the others go on
+                    return calls.failed(spec, "failed", f"parallel branch panicked: {error}")
+
+            return await sliding_window(specs, run.options.window, branch)
+
+    def _next_call(self) -> str:
+        run = self.perdure
+        number, run.call_number = run.call_number, run.call_number + 1
+        return f"c{number}"
+
+    def _continue_as_new(self, args: Sequence[Any]) -> NoReturn:
+        carried = self.perdure.carry()
+        wire.fit(carried, owner=f"run {workflow.info().workflow_id!r}", field="carried state")
+        workflow.continue_as_new(args=args, memo={**workflow.memo(), wire.CARRIED_MEMO: carried})
+
+
+class _Announced:
+    """Steps that a verb has taken on and not begun: the budget is shared with them too."""
+
+    def __init__(self, run: Run, count: int) -> None:
+        self._run, self._left = run, count
+
+    def __enter__(self) -> _Announced:
+        self._run.announced += self._left
+        return self
+
+    def begin_one(self) -> None:
+        self._left -= 1
+        self._run.announced -= 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._run.announced -= self._left
+
+
+def _refuse_duplicates(verb: str, specs: Sequence[AgentStepSpec]) -> None:
+    counted = Counter(spec.task_id for spec in specs)
+    if len(counted) < len(specs):
+        raise DuplicateTaskIds(verb, [task_id for task_id, count in counted.items() if count > 1])

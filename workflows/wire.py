@@ -1,0 +1,111 @@
+"""Every name that a history stores, the base of the models in it, and the guard on what leaves.
+
+Law: a name here is in recorded histories, so changing it is a migration with a history to prove it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import to_json
+
+from workflows.errors import PayloadTooLarge
+
+TASK_QUEUE = "perdure"
+
+STEPS_WORKFLOW = "Steps"
+
+RUN_AGENT_STEP = "run_agent_step"
+
+BUDGET_QUERY = "budget"
+EVENTS_QUERY = "events"
+PROGRESS_QUERY = "progress"
+SET_BUDGET_SIGNAL = "set_budget"
+RECORD_USAGE_SIGNAL = "record_usage"
+
+OPTIONS_MEMO = "perdure_options"
+CARRIED_MEMO = "perdure_carried"
+
+CANCELLED = "cancelled"
+"""Failure type of a run that was cancelled and reports its result in the failure's details."""
+
+MAX_PAYLOAD_BYTES = 1_900_000
+# The server refuses 2 MiB. Measured: above that a run retries its workflow task for ever, and 1.9 MB passes as
+# argument, result, failure details and memo alike. What is left is room for a codec's frame.
+
+UNION_TAG = "type"
+"""The field that tells the members of a union apart; always written."""
+
+WORST_ESCAPE = 6
+# JSON writes one character in at most six bytes (\u001f), so `len * 6` bounds a string without encoding it.
+
+
+class Stored(BaseModel):
+    """A model that a history keeps: frozen, fields at their default left out, union tags always written.
+
+    Unknown fields are ignored on reading: a worker that is rolled back must still read what a newer one wrote.
+    A new field arrives with a default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    _omittable: ClassVar[dict[str, Any]] = {}
+    """Default by field. Every default is immutable or compared only, so one instance serves all."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls._omittable = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in cls.model_fields.items()
+            if name != UNION_TAG and not field.is_required()
+        }
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        held = self.__dict__
+        for name, default in self._omittable.items():
+            if held[name] == default:
+                written.pop(name, None)  # absent already where the caller excluded it
+        return written
+
+
+def encode(value: Any) -> bytes:
+    """A value as the JSON that a history holds."""
+    return to_json(value)
+
+
+def size(value: Any) -> int:
+    """Bytes that a value takes as JSON."""
+    return len(encode(value))
+
+
+def fits(value: Any, limit: int = MAX_PAYLOAD_BYTES) -> bool:
+    """Whether a value may leave as one payload. Cheap for small values: they are bounded without being encoded."""
+    return _bound(value) <= limit or size(value) <= limit
+
+
+def fit(value: Any, *, owner: str, field: str) -> None:
+    """Refuse a value that is too large for one payload.
+
+    Raises `PayloadTooLarge`, naming the owner (a step, a run), the field and the size.
+    """
+    if not fits(value):
+        raise PayloadTooLarge(owner=owner, field=field, size=size(value), limit=MAX_PAYLOAD_BYTES)
+
+
+def _bound(value: Any) -> int:
+    """An upper bound of the JSON size, from string lengths alone."""
+    if isinstance(value, str):
+        return len(value) * WORST_ESCAPE + 2
+    if isinstance(value, BaseModel):
+        return sum(len(name) + 4 + _bound(item) for name, item in value.__dict__.items()) + 2
+    if isinstance(value, dict):
+        return sum(_bound(str(key)) + 2 + _bound(item) for key, item in value.items()) + 2
+    if isinstance(value, (list, tuple)):
+        return sum(_bound(item) + 1 for item in value) + 2
+    if isinstance(value, int):  # bool included; Python's integers have no largest one
+        return 6 + value.bit_length() // 3
+    return 32  # null and floats; anything else was made from JSON
