@@ -1,0 +1,36 @@
+"""Function agents of the tests' world."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from activities.context import StepContext
+from workflows import AgentStepSpec, Usage
+
+
+def witness(step: AgentStepSpec, context: StepContext) -> str:
+    """Writes down, outside the product, that it ran: the prompt names the file."""
+    line = f"{step.task_id} {context.idempotency_key} {context.attempt}\n"
+    descriptor = os.open(step.prompt, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # one write, so lines never mix
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+    return "seen"
+
+
+async def crash(step: AgentStepSpec) -> str:
+    """Has a fault."""
+    raise KeyError(step.prompt)
+
+
+async def verbose(step: AgentStepSpec) -> str:
+    """Answers with as many characters as the prompt asks for."""
+    return "x" * int(step.prompt)
+
+
+async def inspect(step: AgentStepSpec, context: StepContext) -> dict[str, Any]:
+    """Returns an object, and says what it spent."""
+    context.record_after_llm(Usage(input_tokens=7, output_tokens=3))
+    return {"subject": step.prompt, "findings": len(step.prompt)}

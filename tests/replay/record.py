@@ -1,0 +1,140 @@
+"""Record the histories that the replay ring replays: `python -m tests.replay.record [NAME…]`.
+
+A history that exists is never written again: a change that it no longer replays with wants `workflow.patched`, or a
+new type name, not a new recording. Add a scenario, run this, commit the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+
+from runtime.connect import connect
+from runtime.local import local_server
+from runtime.recording import recorded
+from runtime.settings import Settings
+from tests import programs
+from tests.programs import step, steps
+from tests.support import World, event_types, served, wait_until
+
+HISTORIES = Path(__file__).with_name("histories")
+
+WORKFLOWS: tuple[type, ...] = (
+    programs.FanOut,
+    programs.Sequence,
+    programs.EveryVerb,
+    programs.Piped,
+    programs.Looped,
+    programs.Undoing,
+    programs.Limited,
+    programs.Stubborn,
+    programs.Rolling,
+)
+
+Handle = WorkflowHandle[Any, Any]
+Interference = Callable[[Handle], Awaitable[None]]
+
+
+async def cancel_in_flight(handle: Handle) -> None:
+    """Cancel when steps are in flight."""
+
+    async def begun() -> bool:
+        return "step_started" in await event_types(handle)
+
+    await wait_until("a step has begun", begun)
+    await handle.cancel()
+
+
+async def raise_budget(handle: Handle) -> None:
+    """Raise the budget when a step waits for it, and report usage from outside."""
+
+    async def waits() -> bool:
+        return "step_waiting" in await event_types(handle)
+
+    await wait_until("a step waits", waits)
+    await handle.signal("record_usage", {"id": "one", "input_tokens": 5})
+    await handle.signal("set_budget", {"limit_tokens": 50_000})
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run whose history is kept."""
+
+    workflow: str
+    argument: Any
+    options: dict[str, Any] = field(default_factory=dict)
+    interfere: Interference | None = None
+
+
+PHASES = [
+    {"name": "first", "steps": [step("a"), step("b", "broken")]},
+    {"name": "second", "steps": [step("c", "flaky"), step("d", "nobody")]},
+]
+
+SCENARIOS = {
+    "steps": Scenario("Steps", PHASES),
+    "steps-rejected": Scenario("Steps", {"name": "no list"}),
+    "steps-cancelled": Scenario("Steps", [{"name": "slow", "steps": steps(9, "slow")}], interfere=cancel_in_flight),
+    "steps-exhausted": Scenario("Steps", PHASES, {"budget_tokens": 0}),
+    "parallel-window": Scenario("FanOut", steps(12, "brief"), {"max_concurrency": 5}),
+    "parallel-topped-up": Scenario("FanOut", steps(6, "metered"), {"budget_tokens": 2_500}),
+    "parallel-cancelled": Scenario("FanOut", steps(10, "slow"), interfere=cancel_in_flight),
+    "agent-failures": Scenario(
+        "Sequence", [step("a", "broken"), step("b", "flaky"), step("c", "crashing"), step("d", "echo", "")]
+    ),
+    "agent-timed-out": Scenario("Sequence", [step("late", "slow", timeout_seconds=1), step("after")]),
+    "agent-max-tokens": Scenario("Sequence", [step("a", "metered", max_tokens=250)]),
+    "budget-denied": Scenario("Sequence", steps(3, "greedy"), {"budget_tokens": 1_000}),
+    "budget-raised": Scenario(
+        "Sequence", steps(3, "greedy"), {"budget_tokens": 1_000, "on_exhausted": "wait"}, raise_budget
+    ),
+    "every-verb": Scenario("EveryVerb", None),
+    "pipeline": Scenario("Piped", ["a", "nothing", "stop", "failure", "crash", "late crash"]),
+    "loop": Scenario("Looped", {"first": 2, "cap": 4, "stop_after": 3}),
+    "saga-failed": Scenario("Undoing", {"count": 2, "agent": "broken", "undo_second": "broken"}),
+    "saga-cancelled": Scenario("Undoing", {"count": 3, "agent": "slow"}, interfere=cancel_in_flight),
+    "saga-done": Scenario("Undoing", {"count": 2, "agent": "echo"}),
+    "deadline": Scenario("Limited", 0.5),
+    "cancel-caught": Scenario("Stubborn", None, interfere=cancel_in_flight),
+    "continued-as-new": Scenario("Rolling", {"done": 0, "rounds": 3, "bytes": 20, "runs": 0}),
+}
+
+
+async def play(world: World, scenario: Scenario) -> Handle:
+    """Run a scenario to its end, whatever that is."""
+    handle = await world.start(scenario.workflow, scenario.argument, **scenario.options)
+    if scenario.interfere:
+        await scenario.interfere(handle)
+    with suppress(WorkflowFailureError):  # some scenarios end so
+        await handle.result()
+    return handle
+
+
+async def record(names: list[str]) -> None:
+    """Record the named scenarios that have no history yet; all of them, where none is named."""
+    missing = [name for name in names or SCENARIOS if not (HISTORIES / f"{name}.json").exists()]
+    if not missing:
+        print("Every scenario has its history.")
+        return
+    HISTORIES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        async with local_server(Path(folder) / "server") as server:
+            client = await connect(Settings(), address=server.address)
+            async with served(client, *WORKFLOWS, blobs=Path(folder) / "blobs") as world:
+                for name in missing:
+                    handle = await play(world, SCENARIOS[name])
+                    history = recorded(await handle.fetch_history())
+                    (HISTORIES / f"{name}.json").write_text(history, encoding="utf-8")
+                    print(f"{name}: {len(history):,} bytes")
+
+
+if __name__ == "__main__":
+    asyncio.run(record(sys.argv[1:]))

@@ -1,0 +1,433 @@
+"""The worker: what it serves, what it refuses, and how its process begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import structlog
+from pydantic import SecretStr
+from temporalio import workflow
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker, WorkerDeploymentConfig
+
+from activities.registry import Registry
+from runtime import PerdurePlugin, connect, logs
+from runtime.local import LocalServer, local_server
+from runtime.plugin import AgentThreads, load_workflows
+from runtime.replaying import ReplayVerdict, replay_histories
+from runtime.settings import Settings
+from tests.workflow.worker_samples import Greeting, Order, Typed
+from worker import build_worker
+from workflows.errors import PayloadLocked, SettingsRejected
+
+ROOT = Path(__file__).parents[2]
+AGENTS = '[agents.echo]\nexecutor = "echo"\n[agents.slow]\nexecutor = "echo"\ndelay_seconds = 1\n'
+SAMPLES = "tests.workflow.worker_samples"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalServer]:
+    async with local_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Path:
+    file = tmp_path / "agents.toml"
+    file.write_text(AGENTS)
+    return file
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(task_queue=f"queue-{uuid.uuid4()}", workspace=tmp_path)
+
+
+async def client_for(server: LocalServer, settings: Settings, *plugins: PerdurePlugin) -> Client:
+    return await connect(settings, address=server.address, namespace=server.namespace, plugins=plugins)
+
+
+def new_key() -> SecretStr:
+    return SecretStr(base64.b64encode(os.urandom(32)).decode())
+
+
+def new_id() -> str:
+    return f"run-{uuid.uuid4()}"
+
+
+async def test_worker_serves_the_given_workflows_and_agents(
+    server: LocalServer, settings: Settings, agents: Path
+) -> None:
+    """A registry in hand needs no agents.toml, and the workflow's step runs on it."""
+    client = await client_for(server, settings)
+    async with build_worker(client, settings, registry=Registry.load(agents), workflows=[Greeting]):
+        outcome = await client.execute_workflow(Greeting.run, "Ada", id=new_id(), task_queue=settings.task_queue)
+    assert (outcome.output, outcome.success) == ("hello Ada", True)
+
+
+async def test_worker_of_a_user_gets_everything_from_the_clients_plugin(
+    server: LocalServer, settings: Settings, agents: Path
+) -> None:
+    """A plain Worker serves perdure's workflows and agents too, by perdure's settings where the user has none."""
+    client = await client_for(server, settings, PerdurePlugin(settings, registry=Registry.load(agents)))
+    worker = Worker(
+        client,
+        task_queue=settings.task_queue,
+        workflows=[Typed],
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
+    )
+    config = worker.config(active_config=True)
+    assert [each.__name__ for each in config["workflows"]][:2] == ["Typed", "Steps"]
+    assert config["max_heartbeat_throttle_interval"] == timedelta(milliseconds=500)
+    assert config["sticky_queue_schedule_to_start_timeout"] == timedelta(seconds=3), "the user's own stays"
+    assert isinstance(config["activity_executor"], AgentThreads)
+    phases = [{"name": "one", "steps": [{"task_id": "a", "agent": "echo", "prompt": "hi"}]}]
+    async with worker:
+        report = await client.execute_workflow("Steps", phases, id=new_id(), task_queue=settings.task_queue)
+    assert report["phases"][0]["outcomes"][0]["output"] == "hi"
+    with pytest.raises(RuntimeError):  # its threads ended with it
+        config["activity_executor"].submit(int)
+
+
+async def test_worker_fails_a_run_whose_input_is_wrong(server: LocalServer, settings: Settings) -> None:
+    """A validation error ends the run; without perdure it would retry its workflow task for ever."""
+    client = await client_for(server, settings)
+    async with build_worker(client, settings, registry=Registry.empty(), workflows=[Typed]):
+        with pytest.raises(WorkflowFailureError) as failed:
+            await client.execute_workflow("Typed", {"item": 5}, id=new_id(), task_queue=settings.task_queue)
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.type == "ValidationError"
+
+
+async def test_worker_encrypts_what_the_history_stores(server: LocalServer, settings: Settings) -> None:
+    """With a key nothing that was said is readable in the history, and the run works as before."""
+    sealed = settings.model_copy(update={"codec_key": new_key()})
+    client = await client_for(server, sealed)
+    async with build_worker(client, sealed, registry=Registry.empty(), workflows=[Typed]):
+        order = Order(item="sealed words", count=2)
+        handle = await client.start_workflow(Typed.run, order, id=new_id(), task_queue=settings.task_queue)
+        assert await handle.result() == order
+    history = await handle.fetch_history()
+    assert b"sealed words" not in b"".join(event.SerializeToString() for event in history.events)
+    assert await replay_histories([history], [Typed], sealed) == [ReplayVerdict(handle.id, "Typed")]
+    other = settings.model_copy(update={"codec_key": new_key()})
+    reader = await client_for(server, other)
+    with pytest.raises(PayloadLocked):  # who has another key cannot read it
+        await reader.get_workflow_handle(handle.id).result()
+
+
+async def test_worker_is_versioned_when_both_of_temporals_variables_are_set(
+    server: LocalServer, settings: Settings
+) -> None:
+    """A run then stays with the build that it began with."""
+    client = await client_for(server, settings)
+    versioned = settings.model_copy(update={"deployment_name": "agents", "build_id": "b7"})
+    config = build_worker(client, versioned, registry=Registry.empty()).config(active_config=True)
+    assert config["deployment_config"] == WorkerDeploymentConfig(
+        WorkerDeploymentVersion("agents", "b7"), True, VersioningBehavior.PINNED
+    )
+    alone = settings.model_copy(update={"build_id": "b7"})
+    config = build_worker(client, alone, registry=Registry.empty()).config(active_config=True)
+    assert config["deployment_config"] is None
+
+
+async def test_worker_refuses_a_client_without_the_plugin(server: LocalServer, settings: Settings) -> None:
+    """Such a client would store what no workflow can read."""
+    client = await Client.connect(server.address)
+    with pytest.raises(SettingsRejected) as refused:
+        build_worker(client, settings, registry=Registry.empty())
+    assert refused.value.message == (
+        "The client has no PerdurePlugin, so it would store what no workflow can read. "
+        "Make it with `runtime.connect`, or give it plugins=[PerdurePlugin()]."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param(
+            "no_such_module",
+            "The setting 'workflows' names 'no_such_module', and there is no module 'no_such_module', neither in "
+            "{here!r} nor installed. Name it as 'module' or 'module:Class'.",
+            id="no module",
+        ),
+        pytest.param(
+            f"{SAMPLES}:Greting",
+            f"The setting 'workflows' names '{SAMPLES}:Greting', and 'Greting' is not there. "
+            f"The workflows of '{SAMPLES}' are: 'Greeting', 'Typed'.",
+            id="no class",
+        ),
+        pytest.param(
+            f"{SAMPLES}:Order",
+            f"The setting 'workflows' names '{SAMPLES}:Order', and 'Order' is not a workflow "
+            f"(a class under @workflow.defn). The workflows of '{SAMPLES}' are: 'Greeting', 'Typed'.",
+            id="no workflow",
+        ),
+        pytest.param(
+            "workflows.wire", "The module 'workflows.wire' of the setting 'workflows' defines no workflow.", id="none"
+        ),
+        pytest.param(
+            "broken_flows",
+            "The setting 'workflows' names 'broken_flows', which cannot be imported "
+            "(ZeroDivisionError: division by zero).",
+            id="broken module",
+        ),
+    ],
+)
+def test_load_workflows_refuses(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be found is named, with what there is instead."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "broken_flows.py").write_text("1 / 0\n")
+    with pytest.raises(SettingsRejected) as refused:
+        load_workflows([name])
+    assert refused.value.message == message.format(here=str(tmp_path))
+
+
+def test_load_workflows_finds_modules_and_classes() -> None:
+    """A module gives all its workflows, in their order and once."""
+    assert load_workflows([f"{SAMPLES}:Typed", SAMPLES]) == [Typed, Greeting]
+
+
+async def test_replay_tells_for_each_history_whether_it_still_runs(
+    server: LocalServer, settings: Settings, agents: Path
+) -> None:
+    """Verdicts come in the histories' order: one that runs, one whose code changed, one whose type is gone."""
+    client = await client_for(server, settings)
+    async with build_worker(client, settings, registry=Registry.load(agents), workflows=[Greeting]):
+        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+            Greeting.run, "Ada", id=new_id(), task_queue=settings.task_queue
+        )
+        await handle.result()
+    history = await handle.fetch_history()
+    assert await replay_histories([history], [Greeting]) == [ReplayVerdict(handle.id, "Greeting")]
+
+    (changed,) = await replay_histories([history], [Changed])
+    assert (changed.workflow_id, changed.workflow_type) == (handle.id, "Greeting")
+    assert changed.failure is not None
+    assert re.match("NondeterminismError: .*Nondeterminism", changed.failure)
+
+    assert await replay_histories([history], [Typed]) == [
+        ReplayVerdict(
+            handle.id,
+            "Greeting",
+            "No workflow of the type 'Greeting' is known here. The types are 'Steps', 'Typed'. Name its module.",
+        )
+    ]
+
+
+async def test_replay_logs_nothing_twice(
+    server: LocalServer, settings: Settings, agents: Path, json_log: io.StringIO
+) -> None:
+    """What a workflow says, it says when it happens, and not again when its history is run through."""
+    client = await client_for(server, settings)
+    async with build_worker(client, settings, registry=Registry.load(agents), workflows=[Greeting]):
+        handle = await client.start_workflow(Greeting.run, "Ada", id=new_id(), task_queue=settings.task_queue)
+        await handle.result()
+    assert json_log.getvalue().count("greeting begins") == 1
+    assert (await replay_histories([await handle.fetch_history()], [Greeting]))[0].failure is None
+    assert json_log.getvalue().count("greeting begins") == 1
+
+
+@pytest.fixture
+def json_log() -> Iterator[io.StringIO]:
+    """What the process logs."""
+    stream, root = io.StringIO(), logging.getLogger()
+    before, level = list(root.handlers), root.level
+    logs.configure("info", "json", stream)
+    yield stream
+    root.handlers[:] = before
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@workflow.defn(name="Greeting")
+class Changed:
+    """Greeting after a change that its histories do not survive."""
+
+    @workflow.run
+    async def run(self, name: str) -> str:
+        """Return without a step."""
+        return name
+
+
+@dataclass
+class Served:
+    """A `perdure-worker` process and the lines that it writes."""
+
+    process: asyncio.subprocess.Process
+
+    async def until(self, event: str, seconds: float = 20) -> dict[str, Any]:
+        """The first line of this event that is still to come."""
+        assert self.process.stderr is not None
+        seen = []
+        async with asyncio.timeout(seconds):
+            async for line in self.process.stderr:
+                seen.append(line.decode())
+                if line.startswith(b"{") and json.loads(line)["event"] == event:
+                    return dict(json.loads(line))
+        raise AssertionError(f"the worker ended without {event!r}; it wrote:\n{''.join(seen)}")
+
+    async def ended(self) -> int:
+        assert self.process.stderr is not None
+        async with asyncio.timeout(20):
+            await self.process.stderr.read()
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def served(*arguments: str, **environ: str) -> AsyncIterator[Served]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "worker.py",
+        *arguments,
+        cwd=ROOT,
+        env={**os.environ, "PERDURE_LOG_FORMAT": "json", **environ},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield Served(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def test_worker_process_says_what_it_serves_and_drains(
+    server: LocalServer, settings: Settings, agents: Path
+) -> None:
+    """SIGTERM lets the step in flight end; the process then leaves with 0."""
+    client = await client_for(server, settings)
+    metrics = free_address()
+    options = ["--agents", str(agents), "--workflows", f"{SAMPLES}:Typed", "--task-queue", settings.task_queue]
+    async with served(*options, "--address", server.address, PERDURE_METRICS_ADDRESS=metrics) as worker:
+        said = await worker.until("serving")
+        del said["timestamp"]
+        assert said == {
+            "event": "serving",
+            "level": "info",
+            "logger": "perdure.worker",
+            "address": server.address,
+            "namespace": "default",
+            "task_queue": settings.task_queue,
+            "workflows": ["Steps", "Typed"],
+            "agents": ["echo", "slow"],
+            "store": None,
+            "encrypted": False,
+            "build_id": None,
+        }
+        phases = [{"name": "one", "steps": [{"task_id": "a", "agent": "slow", "prompt": "hi"}]}]
+        handle = await client.start_workflow("Steps", phases, id=new_id(), task_queue=settings.task_queue)
+        await step_has_begun(handle)
+        page = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://{metrics}/metrics").read())
+        assert b"temporal_worker_task_slots_available" in page
+        worker.process.send_signal(signal.SIGTERM)
+        assert (await worker.until("draining"))["seconds"] == 30.0
+        assert await worker.ended() == 0
+    history = await handle.fetch_history()
+    assert [event for event in history.events if event.HasField("activity_task_completed_event_attributes")]
+    await handle.terminate()
+
+
+async def step_has_begun(handle: WorkflowHandle[Any, Any]) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            pending = (await handle.describe()).raw_description.pending_activities
+            if pending and pending[0].HasField("last_started_time"):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_worker_process_leaves_at_once_at_the_second_signal(
+    server: LocalServer, settings: Settings, tmp_path: Path
+) -> None:
+    """Whoever cannot wait for the drain sends the signal again."""
+    agents = tmp_path / "agents.toml"
+    agents.write_text('[agents.slow]\nexecutor = "echo"\ndelay_seconds = 60\n')
+    client = await client_for(server, settings)
+    options = ["--agents", str(agents), "--task-queue", settings.task_queue, "--address", server.address]
+    async with served(*options) as worker:
+        await worker.until("serving")
+        phases = [{"name": "one", "steps": [{"task_id": "a", "agent": "slow", "prompt": "hi"}]}]
+        handle = await client.start_workflow("Steps", phases, id=new_id(), task_queue=settings.task_queue)
+        await step_has_begun(handle)
+        worker.process.send_signal(signal.SIGTERM)
+        await worker.until("draining")
+        worker.process.send_signal(signal.SIGTERM)
+        assert (await worker.until("leaving at once"))["signal"] == "SIGTERM"
+        assert await worker.ended() == 128 + signal.SIGTERM
+    await handle.terminate()
+
+
+async def test_worker_process_waits_for_a_server_that_is_not_up(agents: Path) -> None:
+    """It tries again with a growing pause, one line each, and leaves when told to."""
+    address = free_address()
+    async with served("--agents", str(agents), "--address", address) as worker:
+        first, second = await worker.until("waiting for Temporal"), await worker.until("waiting for Temporal")
+        assert [line["next_attempt_seconds"] for line in (first, second)] == [0.5, 1.0]
+        assert first["reason"].startswith(f"Temporal at '{address}' cannot be reached.")
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "message"),
+    [
+        pytest.param(
+            [],
+            {"PERDURE_DRAIN_SECONDS": "soon"},
+            "SettingsRejected: PERDURE_DRAIN_SECONDS is 'soon', and takes a number of seconds, 0 or more.\n",
+            id="setting",
+        ),
+        pytest.param(
+            ["--workflows", f"{SAMPLES}:Nope"],
+            {},
+            f"SettingsRejected: The setting 'workflows' names '{SAMPLES}:Nope', and 'Nope' is not there. "
+            f"The workflows of '{SAMPLES}' are: 'Greeting', 'Typed'.\n",
+            id="workflow",
+        ),
+        pytest.param(
+            [],
+            {"PERDURE_METRICS_ADDRESS": "203.0.113.1:1"},
+            "SettingsRejected: PERDURE_METRICS_ADDRESS is '203.0.113.1:1', which cannot be served "
+            "(Failed starting Prometheus exporter: Cannot assign requested address (os error 99)).\n",
+            id="metrics address",
+        ),
+    ],
+)
+async def test_worker_process_refuses_wrong_settings(
+    arguments: list[str], environ: dict[str, str], message: str
+) -> None:
+    """It leaves with 2 and one sentence, before it looks for a server."""
+    async with served("--address", free_address(), *arguments, **environ) as worker:
+        assert worker.process.stderr is not None
+        said = await asyncio.wait_for(worker.process.stderr.read(), 20)
+        assert (said.decode(), await worker.process.wait()) == (message, 2)
