@@ -166,8 +166,8 @@ class Board:
         lines += [_budget_line(budget)]
         if self.phases:
             earlier = len(self.phases) - SHOWN_PHASES
-            lines += ["", "| phase | done | failed | of |", "|---|---|---|---|"]
-            lines += [f"| … {earlier} earlier | | | |"] if earlier > 0 else []
+            lines += ["", "**Phases**"]
+            lines += [f"- … {earlier} earlier"] if earlier > 0 else []
             lines += [_phase_line(phase) for phase in self.phases[-SHOWN_PHASES:]]
         waits = list(waiting)
         if waits:
@@ -213,12 +213,14 @@ def _step_progress(record: StepRecord) -> StepProgress:
 
 def _phase_line(phase: PhaseRecord) -> str:
     mark = "✓" if phase.is_done and not phase.failed else "✗" if phase.is_done else "▶"
-    return f"| {mark} {_cell(phase.name)} | {phase.succeeded} | {phase.failed} | {phase.step_count} |"
+    failed = f", {phase.failed} failed" if phase.failed else ""
+    running = f", {phase.running} running" if phase.running else ""
+    return f"- {mark} {_plain(phase.name)}: {phase.succeeded} of {phase.step_count} done{failed}{running}"
 
 
 def _failure_line(record: StepRecord) -> str:
     error = record.outcome.error if record.outcome else None
-    return f"- `{record.step}` ({_cell(record.agent)}): {_cell(cut(error or record.status))}"
+    return f"- `{record.step}` ({_plain(record.agent)}): {_plain(cut(error or record.status))}"
 
 
 def _budget_line(budget: BudgetSnapshot) -> str:
@@ -233,6 +235,6 @@ def _budget_line(budget: BudgetSnapshot) -> str:
     return f"Budget: `{bar:░<{BAR_CELLS}}` {used}{held}{of_dollars or dollars}"
 
 
-def _cell(text: str) -> str:
-    """Text that cannot break a Markdown table or list."""
-    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+def _plain(text: str) -> str:
+    """Text that cannot break a Markdown list."""
+    return " ".join(text.split()).replace("`", "'")

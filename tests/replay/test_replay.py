@@ -11,12 +11,17 @@ from workflows import ALL_WORKFLOWS
 RECORDED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(HISTORIES.glob("*.json"))}
 
 
+@pytest.fixture(scope="module")
+async def verdicts() -> dict[str, ReplayVerdict]:
+    """All of them by one Replayer: making one takes longer than replaying a history."""
+    histories = [WorkflowHistory.from_json(name, history) for name, history in RECORDED.items()]
+    return {verdict.workflow_id: verdict for verdict in await replay_histories(histories, WORKFLOWS, Settings())}
+
+
 @pytest.mark.parametrize("name", RECORDED)
-async def test_history_replays(name: str) -> None:
+def test_history_replays(verdicts: dict[str, ReplayVerdict], name: str) -> None:
     """The workflow code takes the same way through a recorded history as it took when it was recorded."""
-    history = WorkflowHistory.from_json(name, RECORDED[name])
-    [verdict] = await replay_histories([history], WORKFLOWS, Settings())
-    assert verdict == ReplayVerdict(name, verdict.workflow_type)
+    assert verdicts[name].failure is None
 
 
 def test_every_scenario_has_its_history() -> None:
