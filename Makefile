@@ -14,7 +14,7 @@ READY  := $(VENV)/ready
 .PHONY: run test check crash bench clean
 
 run: $(READY)
-	$(BIN)/perdure run examples.audit.workflow:Audit --local --agents examples/audit/agents.toml
+	PATH="$(CURDIR)/$(BIN):$$PATH" perdure run examples.audit.workflow:Audit --local --agents examples/audit/agents.toml
 
 test: $(READY)
 	$(BIN)/python -m pytest

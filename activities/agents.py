@@ -313,7 +313,6 @@ def _outcome(
     spec = attempt.call.spec
     return StepOutcome(
         task_id=spec.task_id,
-        session_id=f"task-run-{spec.task_id}",
         agent=spec.agent,
         output=output,
         success=status == "ok",

@@ -11,6 +11,7 @@ from workflows.errors import (
     RetryableStepError,
     StepCancelled,
 )
+from workflows.parsing import parse
 from workflows.saga import CompensationResult, Saga
 from workflows.steps import AgentSpec, AgentStepSpec, RunOptions, StepOutcome, Usage
 from workflows.steps_workflow import Steps, parse_phases
@@ -42,6 +43,7 @@ __all__ = [
     "Stop",
     "TimedOut",
     "Usage",
+    "parse",
     "parse_phases",
     "within",
 ]

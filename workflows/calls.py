@@ -140,7 +140,6 @@ def failed(spec: AgentStepSpec, status: StepStatus, output: str) -> StepOutcome:
     """The outcome of a step that no executor reported on."""
     return StepOutcome(
         task_id=spec.task_id,
-        session_id=f"task-run-{spec.task_id}",
         agent=spec.agent,
         output=output,
         success=False,

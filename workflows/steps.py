@@ -119,8 +119,7 @@ class StepOutcome(Stored):
     """What a step brought. A failed step is data: `success` is false and `output` holds the failure text."""
 
     task_id: str
-    session_id: str
-    """`task-run-<task_id>`."""
+    session_id: str = Field(default_factory=lambda outcome: f"task-run-{outcome['task_id']}")
     agent: str
     output: str
     success: bool
@@ -138,13 +137,6 @@ class StepOutcome(Stored):
     """Reference to what the step left in the blob store."""
     warnings: tuple[str, ...] = ()
     """What the worker has to say about this step; each becomes an event of the run."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _derive_session(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "session_id" not in data and "task_id" in data:
-            return {**data, "session_id": f"task-run-{data['task_id']}"}
-        return data
 
 
 class Grant(Stored):

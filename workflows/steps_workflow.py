@@ -1,7 +1,9 @@
 """`Steps`: phases of agent steps as plain JSON, for callers without Python.
 
-In: `[{"name": str, "steps": [AgentStepSpec]}]`. Out: `{"phases": [{"name", "index", "outcomes"}], "budget"}`. Failed
-steps are data; a phase begins when the one before it has ended, whatever its outcomes.
+In:  `[{"name": str, "steps": [AgentStepSpec]}]`
+Out: `{"phases": [{"name", "index", "outcomes"}], "budget", "succeeded", "failed"}`
+
+Failed steps are data; a phase begins when the one before it has ended, whatever its outcomes.
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ class StepsReport(Stored):
 
     phases: tuple[PhaseReport, ...]
     budget: BudgetSnapshot
+    succeeded: int
+    failed: int
+    """Steps of the whole run, also where their outcomes had to be left out."""
     left_out: str | None = None
     """Set where the report was too large for a history: which outputs were replaced, and by what."""
 
@@ -126,7 +131,14 @@ class Steps(AgentWorkflow):
         return ApplicationError("the run was cancelled", self._report(), type=wire.CANCELLED, non_retryable=True)
 
     def _report(self) -> StepsReport:
-        report = StepsReport(phases=tuple(self._ended), budget=self.budget())
+        outcomes = [outcome for phase in self._ended for outcome in phase.outcomes]
+        succeeded = sum(outcome.success for outcome in outcomes)
+        report = StepsReport(
+            phases=tuple(self._ended),
+            budget=self.budget(),
+            succeeded=succeeded,
+            failed=len(outcomes) - succeeded,
+        )
         return report if wire.fits(report) else _fitting(report)
 
 

@@ -51,7 +51,8 @@ class Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     _omittable: ClassVar[dict[str, Any]] = {}
-    """Default by field. Every default is immutable or compared only, so one instance serves all."""
+    """Default by field. One that depends on other fields is always written. Defaults are immutable or only compared, so
+    one instance serves all."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -59,7 +60,7 @@ class Stored(BaseModel):
         cls._omittable = {
             name: field.get_default(call_default_factory=True)
             for name, field in cls.model_fields.items()
-            if name != UNION_TAG and not field.is_required()
+            if name != UNION_TAG and not field.is_required() and not field.default_factory_takes_validated_data
         }
 
     @model_serializer(mode="wrap")

@@ -149,7 +149,6 @@ def _succeeded(call: StepCall, *, output: str, structured: JsonValue = None) -> 
     spec = call.spec
     return StepOutcome(
         task_id=spec.task_id,
-        session_id=f"task-run-{spec.task_id}",
         agent=spec.agent,
         output=output,
         success=True,

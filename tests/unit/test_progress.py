@@ -12,7 +12,6 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 def ended(task_id: str, *, success: bool = True, error: str | None = None) -> StepOutcome:
     return StepOutcome(
         task_id=task_id,
-        session_id=f"task-run-{task_id}",
         agent="a",
         output="",
         success=success,

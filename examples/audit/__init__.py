@@ -1,0 +1,1 @@
+"""Audits a Python source tree: what is wrong, where it is worst, where to begin."""
