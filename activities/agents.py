@@ -94,7 +94,10 @@ class AgentActivities:
             await _stop(work, attempt)
             text = f"agent {entry.name!r} did not answer within its {entry.timeout_seconds:g} s"
             return _failed(attempt, text, status="timed_out")
-        return await _end(work, attempt)
+        try:
+            return await _end(work, attempt)
+        except asyncio.CancelledError:  # while its output was checked
+            return _cancelled(attempt)
 
     async def _work(self, entry: AgentEntry, attempt: Attempt) -> Any:
         await attempt.restore()

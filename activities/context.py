@@ -41,7 +41,6 @@ class Attempt:
         self.call = call
         self.number = activity.info().attempt
         self.settled = call.resume.usage if call.resume else Usage()
-        self.usage = self.settled
         self.restored: JsonValue = None
         self.warnings: list[str] = []
         self.has_spent = False
@@ -61,6 +60,9 @@ class Attempt:
         self._inline: JsonValue = None
         self._progress: str | None = None
         self._changing = threading.Lock()
+        self._heard = self._last_beat()
+        # Known from the first moment: an attempt that ends before it has read the store must not forget it.
+        self.usage = _larger(self.settled, self._heard.usage)
 
     @property
     def transcript(self) -> str | None:
@@ -86,10 +88,9 @@ class Attempt:
 
     async def restore(self) -> None:
         """Take up what earlier attempts and schedulings left. Raises `StoreUnavailable`."""
-        heard = self._last_beat()
+        heard = self._heard
         left = await self._checkpoints.latest() if self._checkpoints else None
-        told = (self.settled, heard.usage, left.usage if left else Usage())
-        self.usage = max(told, key=lambda usage: (usage.total_tokens, usage.requests, usage.tool_calls))
+        self.usage = _larger(self.usage, left.usage if left else Usage())
         transcript = self.call.resume.transcript if self.call.resume else None
         if left:
             self.restored, self._reference = left.value, left.reference
@@ -190,6 +191,11 @@ class Attempt:
         with self._changing:
             self._reference, self._inline = reference, inline
             self.is_unsaved = self.usage != usage  # something may have been spent while it was stored
+
+
+def _larger(*told: Usage) -> Usage:
+    """Usage is cumulative, so of two reports the larger one is the later."""
+    return max(told, key=lambda usage: (usage.total_tokens, usage.requests, usage.tool_calls))
 
 
 class StepContext:

@@ -28,6 +28,7 @@ from temporalio.plugin import SimplePlugin
 from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from runtime.guard import GuardInterceptor
 from runtime.settings import Settings, decode_key
 from workflows.errors import SettingsRejected
 
@@ -91,6 +92,7 @@ class PerdurePlugin(SimplePlugin):
             data_converter=self._converter,
             workflows=self._workflows,
             workflow_runner=_pass_through,
+            interceptors=[GuardInterceptor()],
             # Never `Exception`: that would fail a run on nondeterminism, where it should wait for the fix.
             workflow_failure_exception_types=_with(pydantic.ValidationError),
         )
@@ -162,10 +164,11 @@ class PerdurePlugin(SimplePlugin):
 
 
 def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | None = None) -> None:
-    """Add the activities of a registry's agents, and their threads, unless the worker has them already.
+    """Add the activities of a registry's agents and tools, and their threads, unless the worker has them already.
 
     Raises `AgentsRejected` or `SettingsRejected` where they cannot be served.
     """
+    from activities.actions import ActionActivities
     from activities.agents import AgentActivities
     from activities.blobs import open_store
 
@@ -182,13 +185,18 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
     if config.get("activity_executor") is None:
         config["activity_executor"] = threads
     agents = AgentActivities(registry, open_store(settings.blobs), threads=threads, workspace=settings.workspace)
-    config["activities"] = [*activities, agents.run_agent_step]
+    actions = ActionActivities(registry.tools, registry.policies, threads=threads, workspace=settings.workspace)
+    config["activities"] = [*activities, agents.run_agent_step, actions.run_action]
 
 
 def load_registry(settings: Settings) -> Registry:
-    """The agents of the settings' agents.toml; none where no file is named and ./agents.toml does not exist."""
+    """The agents of the settings' agents.toml; none where no file is named and ./agents.toml does not exist.
+
+    Functions are looked for in the current folder too.
+    """
     from activities.registry import Registry
 
+    _find_modules_here()
     return Registry.empty() if settings.agents is None else Registry.load(settings.agents)
 
 
@@ -197,10 +205,15 @@ def load_workflows(names: Iterable[str]) -> list[type]:
 
     Modules are looked for in the current folder too. Raises `SettingsRejected`, naming what could not be found.
     """
+    _find_modules_here()
+    return list(dict.fromkeys(found for name in names for found in _load(name)))
+
+
+def _find_modules_here() -> None:
+    """Let modules of the current folder be found, behind perdure's own: a folder of theirs must not shadow ours."""
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
-    return list(dict.fromkeys(found for name in names for found in _load(name)))
+        sys.path.append(here)
 
 
 def workflow_name(candidate: type) -> str | None:

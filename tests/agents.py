@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from activities.context import StepContext
-from workflows import AgentStepSpec, Usage
+from workflows import AgentStepSpec, StepOutcome, Usage
+from workflows.steps import TokensNeeded
 
 
 def witness(step: AgentStepSpec, context: StepContext) -> str:
@@ -34,3 +35,10 @@ async def inspect(step: AgentStepSpec, context: StepContext) -> dict[str, Any]:
     """Returns an object, and says what it spent."""
     context.record_after_llm(Usage(input_tokens=7, output_tokens=3))
     return {"subject": step.prompt, "findings": len(step.prompt)}
+
+
+async def insatiable(step: AgentStepSpec, context: StepContext) -> StepOutcome:
+    """Asks for more tokens, whatever it has."""
+    return StepOutcome(
+        task_id=step.task_id, agent=step.agent, output="", success=False, status="suspended", needs=TokensNeeded()
+    )

@@ -230,3 +230,93 @@ class Rolling(AgentWorkflow):
             state = state | {"done": number + 1}
             await self.continue_as_new_if_needed(state | {"runs": state["runs"] + 1})
         return {"rounds": state["done"], "runs": state["runs"]}
+
+
+@workflow.defn
+class Wide(AgentWorkflow):
+    """A fan-out of prompts that are large only together."""
+
+    @workflow.run
+    async def run(self, plan: dict[str, int]) -> list[int]:
+        """The lengths of the answers."""
+        outcomes = await self.parallel(
+            step(f"s{number}", "echo", "x" * plan["characters"]) for number in range(plan["count"])
+        )
+        return [len(outcome.output) for outcome in outcomes]
+
+
+@workflow.defn
+class Mistaken(AgentWorkflow):
+    """Makes the mistakes that programs make."""
+
+    @workflow.run
+    async def run(self, mistake: str) -> Any:
+        """What the verb makes of it."""
+        match mistake:
+            case "a stage that returns a dict":
+                wrong: Any = lambda previous, item: {"task_id": item}  # noqa: E731
+                return await self.pipeline(["a", "b"], [wrong])
+            case "a prompt that cannot be stored":
+                outcomes = await self.parallel([step("bad", prompt="\ud800"), step("good")])
+                return [(outcome.success, outcome.status) for outcome in outcomes]
+            case "next that returns nothing":
+                nothing: Any = lambda outcomes: None  # noqa: E731
+                return await self.loop(steps(1), 3, nothing)
+            case "a log that is no JSON":
+                circle: list[Any] = []
+                circle.append(circle)
+                self.log("info", "\ud800", circle)
+                self.log(None, "a", {b"\xff": 1})  # type: ignore[arg-type]
+                return "logged"
+            case "a deadline that has passed":
+                ended = await within(self.agent(step("late")), timedelta(seconds=-1))
+                return type(ended).__name__
+            case "too many steps":
+                return await self.parallel(steps(12_001))
+        raise AssertionError(mistake)
+
+
+@workflow.defn
+class Nested(AgentWorkflow):
+    """A deadline inside a deadline: the inner one's work takes its time to end."""
+
+    @workflow.run
+    async def run(self, _: Any) -> str:
+        """Whether the outer deadline was kept."""
+
+        async def inner() -> str:
+            await within(self.agent(step("a", "slow", timeout_seconds=60)), timedelta(seconds=0.3))
+            return (await self.agent(step("b", "slow"))).status
+
+        ended = await within(inner(), timedelta(seconds=0.6))
+        return type(ended).__name__
+
+
+@workflow.defn
+class Aside(AgentWorkflow):
+    """Runs two fan-outs in tasks of its own and waits for one of them."""
+
+    @workflow.run
+    async def run(self, _: Any) -> None:
+        """Never ends by itself."""
+        tasks = [asyncio.create_task(self.parallel(steps(2, "slow"))) for _ in range(2)]
+        await tasks[0]
+
+
+@workflow.defn
+class UndoingAsNew(AgentWorkflow):
+    """Continues as new inside a `try` that would undo what it did."""
+
+    @workflow.run
+    async def run(self, is_second: bool) -> str:
+        """Whether anything was undone."""
+        if is_second:
+            return "as new"
+        saga = Saga(self)
+        try:
+            saga.push("undo", self.agent, step("undo"))
+            workflow.continue_as_new(True)
+        except BaseException:
+            if await saga.compensate():
+                return "undone"
+            raise

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from hashlib import sha256
 from typing import Literal
 
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 
-from workflows.steps import Grant, RunOptions, Usage
+from workflows.steps import Grant, RunOptions, TokensNeeded, Usage
 from workflows.wire import Stored
 
 NANO = 1_000_000_000
@@ -30,7 +31,9 @@ SOFT_LIMIT_PERCENT = 80
 # Where people are told, while there is still something left to decide.
 
 RECENT_IDS = 2_000
-# How many ids of `record_usage` travel across continue-as-new: about 30 KB of the 64 KB that a run may carry.
+# How many ids of `record_usage` travel across continue-as-new.
+DIGEST_LENGTH = 16
+# 64 bits of each id: two thousand of them take 38 KB of the 64 KB that a run may carry.
 
 Resource = Literal["workflow_tokens", "workflow_usd"]
 
@@ -62,7 +65,7 @@ class UsageReport(Stored):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
+    id: str = Field(min_length=1, max_length=200)
     input_tokens: NonNegativeInt = 0
     output_tokens: NonNegativeInt = 0
     cost_usd: NonNegativeFloat | None = None
@@ -106,7 +109,7 @@ class Ledger:
     tokens: Account = Account()
     usd: Account = Account()
     recorded: Mapping[str, None] = field(default_factory=dict)
-    """Ids of `record_usage`, in order of arrival."""
+    """Digests of the ids of `record_usage`, in order of arrival."""
 
     @property
     def is_exhausted(self) -> bool:
@@ -126,6 +129,8 @@ class Request:
     """What its own `max_tokens` leaves."""
     previous: Grant | None = None
     """What it had before it was suspended; it gets at least twice as much, if there is as much."""
+    at_least_usd: int = 0
+    """Nanodollars without which it cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,10 @@ class Denied:
     """The budget cannot pay for this step, however the steps in flight end."""
 
     reason: str
+
+
+class NothingToGain(Exception):
+    """More tokens would not help the step; the text is the reason."""
 
 
 class Shortfall(Enum):
@@ -173,10 +182,10 @@ def grant(ledger: Ledger, request: Request) -> Decision:
     tokens = _amount(
         ledger.tokens, request.sharing, FIRST_GRANT_TOKENS, request.at_least, request.at_most, previous.tokens
     )
-    usd = _amount(ledger.usd, request.sharing, FIRST_GRANT_USD, 0, None, _nano(previous.usd))
+    usd = _amount(ledger.usd, request.sharing, FIRST_GRANT_USD, request.at_least_usd, None, _nano(previous.usd))
     if isinstance(tokens, Shortfall) or isinstance(usd, Shortfall):
         if Shortfall.FOR_GOOD in (tokens, usd):
-            return Denied(exhausted_reason(ledger))
+            return Denied(shortage_reason(ledger, request))
         return MustWait(waiting_reason(ledger))
     held = replace(ledger, tokens=_hold(ledger.tokens, tokens), usd=_hold(ledger.usd, usd))
     if tokens is None and usd is None:
@@ -205,9 +214,27 @@ def _amount(
 
 
 def _hold(account: Account, amount: int | None) -> Account:
-    if account.limit is None or amount is None:
-        return account
-    return replace(account, granted=account.granted + amount)
+    # Held also where nothing is limited, for a limit may be set before the step settles.
+    return account if amount is None else replace(account, granted=account.granted + amount)
+
+
+def request_more(
+    *, needs: TokensNeeded, held: Grant | None, spent: Usage, made_progress: bool, cap: int | None, sharing: int
+) -> Request:
+    """What a suspended step asks for. Raises `NothingToGain` where more could not help it.
+
+    A step that spent nothing must get more than it had, or it would go round for ever with the same grant.
+    """
+    if held is None or (held.tokens is None and held.usd is None):
+        raise NothingToGain("it was suspended for tokens, and nothing limits the tokens it may spend")
+    at_least, at_least_usd = needs.at_least, 0
+    if not made_progress:
+        at_least = at_least if held.tokens is None else max(at_least, held.tokens + 1)
+        at_least_usd = 0 if held.usd is None or held.tokens is not None else (_nano(held.usd) or 0) + 1
+    if cap is not None and spent.total_tokens + max(1, at_least) > cap:
+        raise NothingToGain(f"step token limit reached ({spent.total_tokens} / {cap} tokens)")
+    at_most = None if cap is None else cap - spent.total_tokens
+    return Request(sharing, at_least, at_most, held, at_least_usd)
 
 
 def settle(ledger: Ledger, held: Grant | None, spent: Usage) -> Ledger:
@@ -220,9 +247,7 @@ def settle(ledger: Ledger, held: Grant | None, spent: Usage) -> Ledger:
 
 
 def _settled(account: Account, held: int | None, spent: int) -> Account:
-    # A step granted without a limit holds nothing here, whatever limit was set since.
-    returned = min(held or 0, account.granted)
-    return replace(account, consumed=account.consumed + spent, granted=account.granted - returned)
+    return replace(account, consumed=account.consumed + spent, granted=account.granted - (held or 0))
 
 
 def change(ledger: Ledger, wanted: BudgetChange) -> Ledger:
@@ -235,10 +260,11 @@ def change(ledger: Ledger, wanted: BudgetChange) -> Ledger:
 
 def record(ledger: Ledger, report: UsageReport) -> Ledger:
     """Charge usage reported from outside; a report whose id was seen before changes nothing."""
-    if report.id in ledger.recorded:
+    digest = sha256(report.id.encode()).hexdigest()[:DIGEST_LENGTH]
+    if digest in ledger.recorded:
         return ledger
     charged = settle(ledger, None, report.usage)
-    return replace(charged, recorded={**ledger.recorded, report.id: None})
+    return replace(charged, recorded={**ledger.recorded, digest: None})
 
 
 def snapshot(ledger: Ledger) -> BudgetSnapshot:
@@ -268,6 +294,14 @@ def exhausted_reason(ledger: Ledger) -> str:
     return f"workflow dollar budget exhausted (${ledger.usd.consumed / NANO:.4f} / ${limit:.4f})"
 
 
+def shortage_reason(ledger: Ledger, request: Request) -> str:
+    """Why a step was denied although the limit is not reached: what is left is too little to go on with."""
+    if ledger.tokens.limit is None:
+        return f"workflow dollar budget cannot pay for the next model call (${ledger.usd.consumed / NANO:.4f} used)"
+    left = f"{ledger.tokens.consumed} / {ledger.tokens.limit} tokens used"
+    return f"workflow token budget cannot pay {max(1, request.at_least)} tokens more ({left})"
+
+
 def waiting_reason(ledger: Ledger) -> str:
     """Why a step waits although the limit is not reached."""
     tokens = ledger.tokens
@@ -275,19 +309,24 @@ def waiting_reason(ledger: Ledger) -> str:
     return f"steps in flight hold what is left of the budget ({held})"
 
 
-def passed_soft_limit(before: Ledger, after: Ledger) -> Resource | None:
-    """Which resource has just passed the soft limit, if one has."""
+def passed_soft_limit(before: Ledger, after: Ledger) -> list[Resource]:
+    """Which resources have just passed the soft limit."""
+    passed: list[Resource] = []
     if before.tokens.percent < SOFT_LIMIT_PERCENT <= after.tokens.percent:
-        return "workflow_tokens"
+        passed.append("workflow_tokens")
     if before.usd.percent < SOFT_LIMIT_PERCENT <= after.usd.percent:
-        return "workflow_usd"
-    return None
+        passed.append("workflow_usd")
+    return passed
 
 
 def _nano(dollars: float | None) -> int | None:
     return None if dollars is None else round(dollars * NANO)
 
 
-def with_recent_ids(ledger: Ledger) -> Ledger:
-    """The ledger with the latest ids of `record_usage` only, as it travels across continue-as-new."""
-    return replace(ledger, recorded=dict.fromkeys(list(ledger.recorded)[-RECENT_IDS:]))
+def as_carried(ledger: Ledger) -> Ledger:
+    """The ledger as it travels across continue-as-new: nothing in flight, and the latest ids of `record_usage` only."""
+    return Ledger(
+        tokens=replace(ledger.tokens, granted=0),
+        usd=replace(ledger.usd, granted=0),
+        recorded=dict.fromkeys(list(ledger.recorded)[-RECENT_IDS:]),
+    )

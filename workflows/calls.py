@@ -1,6 +1,7 @@
 """One typed coroutine for each activity, with its timeouts, retry policy and summary; nothing else names an activity.
 
-Law: a step's activity never raises into a verb. However it ends, its end is a StepOutcome; only an eviction passes.
+Law: an activity never raises into a verb. However it ends, a step's end is a StepOutcome and an action's is an
+ActionOutcome; only an eviction passes.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -21,8 +23,9 @@ from temporalio.exceptions import (
     TimeoutType,
 )
 
-from workflows import wire
-from workflows.deadline import end
+from workflows import actions, wire
+from workflows.actions import ActionCall, ActionOutcome
+from workflows.deadline import cancel_all
 from workflows.steps import AgentStepSpec, RunOptions, StepCall, StepOutcome, StepStatus, Usage
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=6)
@@ -35,6 +38,16 @@ SLOWEST_RETRY = timedelta(seconds=30)
 MAX_ATTEMPTS = 100
 # A step that takes its worker down with it must end some day. Errors of agents are given up far earlier, by the
 # activity itself, which knows what kind of error it was.
+FIRST_ACTION_RETRY = timedelta(milliseconds=100)
+SLOWEST_ACTION_RETRY = timedelta(hours=1)
+# car waits 100 ms x 2^(n-1) after the n-th attempt; doubling on from here, at the 16th, would outlast any run.
+LOST_WORKER_ATTEMPTS = 10
+# An action that is not to be retried runs again only where its worker was lost or left. One that takes its worker down
+# with it ends here.
+LONGEST_TIMEOUT = timedelta(days=365)
+# Temporal holds durations in 64 bits of nanoseconds; a longer one would keep the run's workflow task failing.
+TIMEOUT_MARGIN = timedelta(seconds=15)
+# The activity ends a tool at its time limit, says so, and gives it some seconds to stop. This limit comes after.
 SUMMARY_LENGTH = 100
 # One line of the UI's timeline; the server refuses more than 400 bytes.
 
@@ -48,18 +61,22 @@ class StepEnd:
     outcome: StepOutcome
     is_usage_known: bool = True
     """False where the worker was lost and left nothing that tells what was spent."""
-    interrupted: bool = False
+    is_interrupted: bool = False
     """Whether the caller was cancelled meanwhile; it records the outcome, then raises CancelledError."""
+    is_late: bool = False
+    """Whether its deadline came first; of the outcome, usage and output count."""
 
 
-async def run_agent_step(call: StepCall, options: RunOptions) -> StepEnd:
-    """Schedule a step and wait for its end; cancelled, the step is cancelled and its end still awaited."""
+async def run_agent_step(call: StepCall, options: RunOptions, limit: timedelta | None) -> StepEnd:
+    """Schedule a step and wait for its end; at its limit, or cancelled, it is cancelled and its end still awaited.
+
+    Never raises CancelledError: however it ends, what it spent must be settled first.
+    """
     spec = call.spec
     attempts = spec.max_attempts or options.max_attempts or MAX_ATTEMPTS
-    handle: workflow.ActivityHandle[StepOutcome] = workflow.start_activity(
+    handle: workflow.ActivityHandle[Any] = workflow.start_activity(
         wire.RUN_AGENT_STEP,
         call,
-        result_type=StepOutcome,
         task_queue=spec.task_queue or options.task_queues.get(spec.agent),
         start_to_close_timeout=ATTEMPT_LIMIT,
         heartbeat_timeout=HEARTBEAT_TIMEOUT,
@@ -69,31 +86,43 @@ async def run_agent_step(call: StepCall, options: RunOptions) -> StepEnd:
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=_summary(call),
     )
-    interrupted = False
-    try:
-        await workflow.wait([handle])
-    except asyncio.CancelledError:
-        interrupted = True
-        await end([handle])
+    is_late, is_interrupted = await _end_of(handle, limit)
     outcome, is_usage_known = _outcome(handle, call, attempts)
-    return StepEnd(outcome, is_usage_known, interrupted)
+    return StepEnd(outcome, is_usage_known, is_interrupted, is_late)
+
+
+async def _end_of(handle: workflow.ActivityHandle[Any], limit: timedelta | None = None) -> tuple[bool, bool]:
+    """Wait for an activity's end; whether its limit came first, and whether the caller was cancelled meanwhile."""
+    seconds = None if limit is None else limit.total_seconds()
+    try:
+        in_time, _ = await workflow.wait([handle], timeout=seconds)
+    except asyncio.CancelledError:
+        await cancel_all([handle])
+        return False, True
+    return (False, False) if in_time else (True, await cancel_all([handle]))
 
 
 def _summary(call: StepCall) -> str:
-    text = f"{call.spec.agent}: {call.spec.description or call.spec.task_id}"
+    return _one_line(f"{call.spec.agent}: {call.spec.description or call.spec.task_id}")
+
+
+def _one_line(text: str) -> str:
     return text if len(text) <= SUMMARY_LENGTH else f"{text[: SUMMARY_LENGTH - 1]}…"
 
 
-def _outcome(handle: workflow.ActivityHandle[StepOutcome], call: StepCall, attempts: int) -> tuple[StepOutcome, bool]:
+def _outcome(handle: workflow.ActivityHandle[Any], call: StepCall, attempts: int) -> tuple[StepOutcome, bool]:
     """The activity's end as an outcome, and whether its usage is known."""
     try:
-        return handle.result(), True
+        return StepOutcome.model_validate(handle.result()), True
+    except ValidationError as error:  # a newer worker's, read by one that was rolled back
+        return failed(call.spec, "failed", f"Task failed: its outcome cannot be read here: {error}"), False
     except asyncio.CancelledError:  # cancelled in the same breath in which it was scheduled
         return failed(call.spec, "cancelled", CANCELLED_TEXT), True
     except ActivityError as error:
         cause = error.cause
         if isinstance(cause, CancelledError):
             # Only a step that no worker runs ends so: queued, or between two attempts. Workers return an outcome.
+            # Temporal does not tell which of the two it was, nor what an earlier attempt had spent.
             return failed(call.spec, "cancelled", CANCELLED_TEXT), True
         if isinstance(cause, ApplicationError):
             return _from_failure(call, cause)
@@ -146,3 +175,61 @@ def failed(spec: AgentStepSpec, status: StepStatus, output: str) -> StepOutcome:
         status=status,
         error=output.removeprefix("Task failed: "),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ActionEnd:
+    """How a scheduled action ended."""
+
+    outcome: ActionOutcome
+    is_interrupted: bool = False
+    """Whether the caller was cancelled meanwhile; it records the outcome, then raises CancelledError."""
+
+
+async def run_action(call: ActionCall) -> ActionEnd:
+    """Schedule a tool call and wait for its end; cancelled, it is cancelled and its end still awaited."""
+    limit = None if call.timeout_ms is None else _duration(call.timeout_ms)
+    attempts = call.attempts if call.attempts > 1 else LOST_WORKER_ATTEMPTS
+    handle: workflow.ActivityHandle[ActionOutcome] = workflow.start_activity(
+        wire.RUN_ACTION,
+        call,
+        result_type=ActionOutcome,
+        start_to_close_timeout=ATTEMPT_LIMIT if limit is None else limit + TIMEOUT_MARGIN,
+        heartbeat_timeout=HEARTBEAT_TIMEOUT,
+        retry_policy=RetryPolicy(
+            initial_interval=FIRST_ACTION_RETRY,
+            backoff_coefficient=2.0,
+            maximum_interval=SLOWEST_ACTION_RETRY,
+            maximum_attempts=attempts,
+        ),
+        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=_one_line(f"{call.tool} ({call.action})"),
+    )
+    _, is_interrupted = await _end_of(handle)
+    return ActionEnd(_action_outcome(handle, attempts), is_interrupted)
+
+
+def _duration(milliseconds: int) -> timedelta:
+    return timedelta(milliseconds=min(milliseconds, LONGEST_TIMEOUT // timedelta(milliseconds=1)))
+
+
+def _action_outcome(handle: workflow.ActivityHandle[ActionOutcome], attempts: int) -> ActionOutcome:
+    try:
+        return handle.result()
+    except asyncio.CancelledError:  # cancelled in the same breath in which it was scheduled
+        return ActionOutcome(status="failed", error=actions.CANCELLED_TEXT)
+    except ActivityError as error:
+        cause = error.cause
+        made = attempts if error.retry_state is RetryState.MAXIMUM_ATTEMPTS_REACHED else 1
+        if isinstance(cause, CancelledError):  # no worker ran it: queued, or between two attempts
+            return ActionOutcome(status="failed", error=actions.CANCELLED_TEXT)
+        if isinstance(cause, TimeoutError):
+            return ActionOutcome(status="failed", error=_lost(cause), attempts=made)
+        text = cause.message if isinstance(cause, ApplicationError) else str(cause or error)
+        return ActionOutcome(status="failed", error=text, attempts=made)
+
+
+def _lost(timeout: TimeoutError) -> str:
+    if timeout.type is TimeoutType.HEARTBEAT:
+        return f"its worker was lost: no heartbeat for {HEARTBEAT_TIMEOUT.total_seconds():.0f} s"
+    return "its worker did not end it at its time limit"

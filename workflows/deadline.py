@@ -1,7 +1,8 @@
 """The one way to put a limit on work, and the one way to wait for its end.
 
-Law: the timer decides, never what the cancelled work returns. A failed step is data here, so `asyncio.wait_for` around
-one never raises: the cancelled step returns an outcome like any other.
+Law: the timer decides, never what the cancelled work returns; and a cancel of the caller is never lost, also when it
+arrives while something is being ended. A failed step is data here, so `asyncio.wait_for` around one never raises: the
+cancelled step returns an outcome like any other.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from temporalio import workflow
 T = TypeVar("T")
 
 TICKS_OF_A_COMPLETION = 8
-# Turns of the event loop that a completion needs to reach the task which waits for it. A completion and a cancel may
-# arrive in one activation; cancelling at once would throw the result, and the usage in it, away.
+# Turns of the event loop that a completion needs to reach the task which waits for it, and two to spare. A completion
+# and a cancel may arrive in one activation; cancelling at once would throw the result, and the usage in it, away.
 
 
 @dataclass(frozen=True)
@@ -36,40 +37,51 @@ class TimedOut(Generic[T]):
 
 
 async def within(work: Coroutine[Any, Any, T], limit: timedelta | None) -> Finished[T] | TimedOut[T]:
-    """Run work until it ends or its deadline comes; no limit is no timer in the history.
+    """Run work until it ends or its deadline comes; no limit is no timer in the history, one that has passed no work.
 
     Raises what the work raises before its deadline, and CancelledError, after the work has ended, when the caller
     is cancelled.
     """
+    if limit is not None and limit <= timedelta(0):
+        work.close()
+        return TimedOut(None)
     task = asyncio.create_task(work)
     seconds = None if limit is None else limit.total_seconds()
     try:
         in_time, _ = await workflow.wait([task], timeout=seconds)
     except asyncio.CancelledError:
-        await end([task])
+        await cancel_all([task])
         raise
     if in_time:
         return Finished(task.result())
-    await end([task])
+    if await cancel_all([task]):
+        raise asyncio.CancelledError
     failed = task.cancelled() or task.exception() is not None
     return TimedOut(None if failed else task.result())
 
 
-async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and return when all of them have ended, however often the caller is cancelled meanwhile."""
+async def cancel_all(tasks: Sequence[asyncio.Task[Any]]) -> bool:
+    """Cancel tasks and return when all of them have ended; whether the caller was cancelled meanwhile.
+
+    A completion that is on its way is let through first.
+    """
+    interrupted = False
     for _ in range(TICKS_OF_A_COMPLETION):
         if all(task.done() for task in tasks):
-            return
-        await _tick()
+            return interrupted
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            interrupted = True
     for task in tasks:
         task.cancel()
-    await ended(tasks)
+    return await all_ended(tasks) or interrupted
 
 
-async def ended(tasks: Sequence[asyncio.Task[Any]]) -> bool:
+async def all_ended(tasks: Sequence[asyncio.Task[Any]]) -> bool:
     """Return when all tasks have ended; whether the caller was cancelled meanwhile.
 
-    The caller decides what a cancel that came meanwhile means to it. An eviction ends the tasks, and so this.
+    The caller decides what such a cancel means to it. An eviction ends the tasks, and so this.
     """
     interrupted = False
     while pending := [task for task in tasks if not task.done()]:
@@ -78,10 +90,3 @@ async def ended(tasks: Sequence[asyncio.Task[Any]]) -> bool:
         except asyncio.CancelledError:
             interrupted = True
     return interrupted
-
-
-async def _tick() -> None:
-    try:
-        await asyncio.sleep(0)
-    except asyncio.CancelledError:
-        return  # the caller is ending work because it was cancelled; a second cancel adds nothing

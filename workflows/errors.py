@@ -3,13 +3,17 @@
     PerdureError                 final: Temporal never retries it, its type is the class name
       InputRejected              a run's input is not what its workflow takes        the caller acts
       OptionsRejected            a run option is unknown or wrong                    the caller acts
+      ApprovalRejected           an answer to an approval cannot be taken            the person acts
+      GraphRejected              a stage graph cannot run                            the author acts
       DuplicateTaskIds           two steps of one call share an id                   the caller acts
+      FanOutTooLarge             a call has more steps than one history holds        the author acts
       NotInitialised             a subclass's __init__ forgot super().__init__()     the author acts
       PayloadTooLarge            a value is too large for a history                  the author acts
       AgentsRejected             agents.toml is wrong                                the operator acts
       SettingsRejected           a setting or a variable is wrong                    the operator acts
       ServerUnreachable          Temporal does not answer                            the operator acts
       LocalServerFailed          the embedded server cannot be used                  the operator acts
+      PatternFailed              a pattern came to no answer                         reported as data, or caught
       StepFailed                 an agent's step failed for good                     reported as data
     PayloadLocked                a payload is encrypted with a key that is not here  the operator acts
     RetryableStepError           raised by an agent: this step is worth another attempt
@@ -28,7 +32,8 @@ from typing import Any
 from temporalio.exceptions import ApplicationError
 
 QUOTED_LENGTH = 200
-# A value quoted in a message is cut here: a message is read in one line of the UI.
+NAMED_IDS = 5
+# What a message quotes is cut here: a message is read in one line of the UI.
 
 
 class PerdureError(ApplicationError):
@@ -46,12 +51,33 @@ class OptionsRejected(PerdureError):
     """The memo `perdure_options` holds an unknown or wrong option; nothing was scheduled."""
 
 
+class ApprovalRejected(PerdureError):
+    """An answer to an approval cannot be taken; the run keeps waiting."""
+
+
+class GraphRejected(PerdureError):
+    """A stage graph cannot run; nothing was scheduled."""
+
+
 class DuplicateTaskIds(PerdureError):
     """Steps of one call share a `task_id`; nothing was scheduled."""
 
     def __init__(self, verb: str, task_ids: Sequence[str]) -> None:
-        named = ", ".join(repr(task_id) for task_id in task_ids)
-        super().__init__(f"{verb}: task_id {named} is used by more than one step. Give each step of a call its own.")
+        named = ", ".join(repr(task_id) for task_id in task_ids[:NAMED_IDS])
+        more = f" and {len(task_ids) - NAMED_IDS:,} more" if len(task_ids) > NAMED_IDS else ""
+        super().__init__(
+            f"{verb}: task_id {named}{more} is used by more than one step. Give each step of a call its own."
+        )
+
+
+class FanOutTooLarge(PerdureError):
+    """One call has more steps than one history holds; nothing was scheduled."""
+
+    def __init__(self, verb: str, count: int, limit: int) -> None:
+        super().__init__(
+            f"{verb}: {count:,} steps in one call; a history holds {limit:,}. Divide them over several runs, or over "
+            "several calls with continue_as_new_if_needed between them."
+        )
 
 
 class NotInitialised(PerdureError):
@@ -85,6 +111,14 @@ class ServerUnreachable(PerdureError):
 
 class LocalServerFailed(PerdureError):
     """The embedded server of `--local` does not start, or cannot be joined."""
+
+
+class PatternFailed(PerdureError):
+    """A pattern came to no answer; `outputs` holds what its agents had brought until then."""
+
+    def __init__(self, message: str, outputs: Sequence[Any] = (), *details: Any) -> None:
+        super().__init__(message, *details)
+        self.outputs = tuple(outputs)
 
 
 class StepFailed(PerdureError):

@@ -13,16 +13,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from workflows.actions import ActionStatus
 from workflows.steps import StepStatus, Usage
 from workflows.wire import Stored, size
 
 KEPT_EVENTS = 10_000
-# About 2 MB of memory in the worker for each cached run.
+# About 2 MB of memory in the worker for each cached run whose log events are short.
 PAGE_EVENTS = 1_000
 PAGE_BYTES = 1_000_000
 # One answer of the `events` query: a query result may not pass 2 MB.
-
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class PhaseStart(Stored):
@@ -146,6 +145,62 @@ class SignalRejected(Stored):
     reason: str
 
 
+class StageStarted(Stored):
+    """A stage of a graph begins; `index` is its phase index."""
+
+    type: Literal["stage_started"] = "stage_started"
+    stage: str
+    index: int
+
+
+class StageFinished(Stored):
+    """A stage of a graph has ended."""
+
+    type: Literal["stage_finished"] = "stage_finished"
+    stage: str
+    index: int
+    status: Literal["succeeded", "failed"]
+    duration_ms: int
+    error: str | None = None
+
+
+class ApprovalAsked(Stored):
+    """A person must answer."""
+
+    type: Literal["approval_asked"] = "approval_asked"
+    id: str
+    stage: str
+    prompt: str
+
+
+class ApprovalResolved(Stored):
+    """A person, or the deadline, has answered."""
+
+    type: Literal["approval_resolved"] = "approval_resolved"
+    id: str
+    answered_by: str | None = None
+    by_deadline: bool = False
+
+
+class ActionStarted(Stored):
+    """An action of a proposal calls its tool."""
+
+    type: Literal["action_started"] = "action_started"
+    action: str
+    tool: str
+
+
+class ActionFinished(Stored):
+    """An action of a proposal has ended; one that calls no tool has only this event."""
+
+    type: Literal["action_finished"] = "action_finished"
+    action: str
+    status: ActionStatus
+    duration_ms: int
+    attempts: int = 1
+    error: str | None = None
+
+
 class CompensationStarted(Stored):
     """A compensation begins."""
 
@@ -177,6 +232,12 @@ WorkflowEvent = Annotated[
     | UsageUnknown
     | UsageRecorded
     | SignalRejected
+    | StageStarted
+    | StageFinished
+    | ApprovalAsked
+    | ApprovalResolved
+    | ActionStarted
+    | ActionFinished
     | CompensationStarted
     | CompensationFinished,
     Field(discriminator="type"),
@@ -225,6 +286,7 @@ class EventLog:
     def after(self, offset: int) -> EventPage:
         """The events that follow an offset (-1: from the first), as many as one answer holds."""
         first_kept = self._kept[0][0] if self._kept else self._next
+        offset = min(max(offset, -1), self._next - 1)  # an offset from before a reset may lie beyond the end
         start = max(offset + 1, first_kept)
         page: list[EventEnvelope] = []
         taken = 0

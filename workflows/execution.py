@@ -1,27 +1,27 @@
 """One step, from its first grant to its outcome.
 
 A step is scheduled with a grant, settled when it ends, and scheduled again with more when it was suspended for tokens.
-Law: every step that began ends in the board, in the log and in the ledger, also when the run is cancelled.
+Law: every step that began ends in the board, in the log and in the ledger, whatever becomes of it and of its run; a
+grant that was obtained is settled exactly once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import assert_never
 
 from temporalio import workflow
 
 from workflows import budget, calls, wire
 from workflows.budget import Request
-from workflows.deadline import Finished, TimedOut, within
 from workflows.errors import PayloadTooLarge
 from workflows.events import StepFinished, StepResumed, StepStarted, StepWaiting, StepWarning, UsageUnknown
 from workflows.grants import GrantDenied
 from workflows.progress import PhaseRecord, StepRecord
 from workflows.run import Run, compensating
-from workflows.steps import AgentStepSpec, Grant, Resume, StepCall, StepOutcome, TokensNeeded, Usage
+from workflows.steps import AgentStepSpec, Grant, Resume, StepCall, StepOutcome, StepStatus, Usage
 
 
 @dataclass(slots=True)
@@ -35,20 +35,19 @@ class Spending:
 async def execute(run: Run, spec: AgentStepSpec, step: str, phase: PhaseRecord | None) -> StepOutcome:
     """The outcome of one step. A failure is data; raises CancelledError when the run, or the caller, is cancelled."""
     run.raise_if_cancelled()
-    async with run.slots:
+    async with AsyncExitStack() as held:
+        if not compensating.get():  # what undoes must not queue behind steps that wait for tokens
+            await held.enter_async_context(run.slots)
         run.raise_if_cancelled()  # the run may have been cancelled while this step waited for its slot
-        begun_ms = _now_ms()
-        record = run.board.begin(step, spec.agent, phase, workflow.now())
-        run.tell(StepStarted(step=step, agent=spec.agent))
-        run.refresh_details()
-        interrupted = False
-        try:
-            outcome, interrupted = await _to_its_end(run, spec, record)
-        except asyncio.CancelledError:  # while it waited for tokens: nothing is scheduled
-            outcome, interrupted = calls.failed(spec, "cancelled", calls.CANCELLED_TEXT), True
-        outcome = outcome.model_copy(update={"duration_ms": _now_ms() - begun_ms})
-        _record(run, record, outcome)
-    if interrupted:
+        with run.executing():
+            begun_ms = _now_ms()
+            record = run.board.begin(step, spec.agent, phase, workflow.now())
+            run.tell(StepStarted(step=step, agent=spec.agent))
+            run.refresh_details()
+            outcome, is_interrupted = await _to_its_end(run, spec, record)
+            outcome = outcome.model_copy(update={"duration_ms": _now_ms() - begun_ms})
+            _record(run, record, outcome)
+    if is_interrupted:
         raise asyncio.CancelledError
     run.raise_if_cancelled()
     return outcome
@@ -56,46 +55,53 @@ async def execute(run: Run, spec: AgentStepSpec, step: str, phase: PhaseRecord |
 
 async def _to_its_end(run: Run, spec: AgentStepSpec, record: StepRecord) -> tuple[StepOutcome, bool]:
     """Schedule the step as often as it needs more tokens; its outcome, and whether the caller was cancelled."""
+    spending = Spending()
+    try:
+        return await _schedule_until_done(run, spec, record, spending)
+    except (GrantDenied, budget.NothingToGain) as denied:
+        return _ended(spec, "budget_exceeded", str(denied), spending), False
+    except asyncio.CancelledError:  # while it waited for tokens: nothing of it is scheduled
+        return _ended(spec, "cancelled", None, spending), True
+    except Exception as error:  # noqa: BLE001 - a step that cannot even be scheduled is data too
+        return _ended(spec, "failed", f"{type(error).__name__}: {error}", spending), False
+
+
+async def _schedule_until_done(
+    run: Run, spec: AgentStepSpec, record: StepRecord, spending: Spending
+) -> tuple[StepOutcome, bool]:
     call = StepCall(spec=spec, key=str(workflow.uuid4()), max_attempts=run.options.max_attempts)
     request = Request(sharing=_sharing(run), at_most=spec.max_tokens)
-    spending = Spending()
-    left_ms = _limit_ms(run, spec)
+    limit_ms = left_ms = _limit_ms(run, spec)
     while True:
+        grant = await _obtain(run, record, request)
+        before, begun_ms = spending.settled, _now_ms()
         try:
-            grant = await _obtain(run, record, request)
-        except GrantDenied as denied:
-            return _denied(spec, str(denied), spending), False
-        call = call.model_copy(update={"grant": grant})
-        begun_ms, settled_before = _now_ms(), spending.settled
-        end, timed_out = await _scheduled(run, call, left_ms)
-        left_ms = None if left_ms is None else max(1, left_ms - (_now_ms() - begun_ms))
+            call = call.model_copy(update={"grant": grant})
+            end = await _scheduled(run, call, left_ms)
+        except BaseException:
+            run.grants.settle(grant, Usage())  # it was never scheduled
+            raise
         outcome = _settled(run, record, call, end, spending)
-        if timed_out:
-            return _timed_out(outcome, _limit_ms(run, spec) or 0), False
-        if outcome.needs is None or end.interrupted:
-            return _explained(run, outcome), end.interrupted
-        at_least = _needed(outcome.needs, grant, made_progress=outcome.usage != settled_before)
-        spent = outcome.usage.total_tokens
-        if spec.max_tokens is not None and spent + max(1, at_least) > spec.max_tokens:
-            return _denied(spec, f"step token limit reached ({spent} / {spec.max_tokens} tokens)", spending), False
-        at_most = None if spec.max_tokens is None else spec.max_tokens - spent
-        request = Request(sharing=_sharing(run), at_least=at_least, at_most=at_most, previous=grant)
+        if end.is_late:
+            return _timed_out(outcome, limit_ms or 0), end.is_interrupted
+        if outcome.needs is None or end.is_interrupted:
+            return _explained(run, outcome), end.is_interrupted
+        request = budget.request_more(
+            needs=outcome.needs,
+            held=grant,
+            spent=outcome.usage,
+            made_progress=spending.settled != before,
+            cap=spec.max_tokens,
+            sharing=_sharing(run),
+        )
+        left_ms = None if left_ms is None else max(1, left_ms - (_now_ms() - begun_ms))
         call = call.model_copy(update={"resume": Resume(transcript=outcome.transcript, usage=outcome.usage)})
-        run.tell(StepResumed(step=record.step, at_least=at_least))
+        run.tell(StepResumed(step=record.step, at_least=request.at_least))
 
 
 def _sharing(run: Run) -> int:
     """Steps that share what the budget has left."""
     return run.announced + run.board.running
-
-
-def _needed(needs: TokensNeeded, grant: Grant | None, *, made_progress: bool) -> int:
-    """Tokens without which scheduling the step again would end as it did before.
-
-    A step that spent nothing and does not know what it needs would go round for ever with the same grant.
-    """
-    held = grant.tokens if grant else None
-    return needs.at_least if made_progress or held is None else max(needs.at_least, held + 1)
 
 
 async def _obtain(run: Run, record: StepRecord, request: Request) -> Grant | None:
@@ -112,21 +118,12 @@ async def _obtain(run: Run, record: StepRecord, request: Request) -> Grant | Non
     return grant
 
 
-async def _scheduled(run: Run, call: StepCall, left_ms: int | None) -> tuple[calls.StepEnd, bool]:
-    """The end of one scheduling, and whether the step's own deadline brought it about."""
+async def _scheduled(run: Run, call: StepCall, left_ms: int | None) -> calls.StepEnd:
     if not wire.fits(call):
-        return calls.StepEnd(_too_large(call)), False
-    if left_ms is None:
-        return await calls.run_agent_step(call, run.options), False
-    ended = await within(calls.run_agent_step(call, run.options), timedelta(milliseconds=left_ms))
-    match ended:
-        case Finished(end):
-            return end, False
-        case TimedOut(left):
-            end = left or calls.StepEnd(calls.failed(call.spec, "timed_out", ""), is_usage_known=False)
-            return replace(end, interrupted=False), True
-        case _:
-            assert_never(ended)
+        return calls.StepEnd(_too_large(call))
+    await run.make_room(wire.measure(call))
+    limit = None if left_ms is None else timedelta(milliseconds=left_ms)
+    return await calls.run_agent_step(call, run.options, limit)
 
 
 def _settled(run: Run, record: StepRecord, call: StepCall, end: calls.StepEnd, spending: Spending) -> StepOutcome:
@@ -166,8 +163,9 @@ def _explained(run: Run, outcome: StepOutcome) -> StepOutcome:
     return outcome.model_copy(update={"output": f"Task failed: {reason}", "error": reason})
 
 
-def _denied(spec: AgentStepSpec, reason: str, spending: Spending) -> StepOutcome:
-    outcome = calls.failed(spec, "budget_exceeded", f"Task failed: {reason}")
+def _ended(spec: AgentStepSpec, status: StepStatus, error: str | None, spending: Spending) -> StepOutcome:
+    """The outcome of a step that ended outside its activity."""
+    outcome = calls.failed(spec, status, calls.CANCELLED_TEXT if error is None else f"Task failed: {error}")
     return outcome.model_copy(update={"usage": spending.settled, "attempts": max(1, spending.attempts)})
 
 

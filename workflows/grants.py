@@ -51,7 +51,9 @@ class Grants:
 
         `on_wait` is told why, if it has to wait. Raises `GrantDenied`.
         """
-        decision = self._decide(request) if not self._queue else MustWait(budget.waiting_reason(self._ledger))
+        decision = self._decide(request)
+        if self._queue and isinstance(decision, Granted):
+            decision = MustWait("other steps have asked for tokens before this one")
         match decision:
             case Granted():
                 self._become(decision.ledger)

@@ -5,27 +5,43 @@ A result over 2 MB would keep the run's last workflow task retrying for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from hashlib import sha256
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from workflows import wire
 from workflows.steps import StepOutcome
 
+T = TypeVar("T")
+
 KEPT_OUTPUT_BYTES = 10_000
-# An output up to this stays whole; a larger one is replaced by its size and hash.
+# A text up to this stays whole; a larger one is replaced by its size and hash.
 
 
-def without_large_outputs(outcomes: Sequence[StepOutcome]) -> tuple[StepOutcome, ...]:
-    """The outcomes with each output over 10 KB replaced by its size and hash."""
-    return tuple(_lightened(outcome) for outcome in outcomes)
+def lightened(value: T) -> T:
+    """A value with each output of a step over 10 KB replaced by its size and hash, wherever the step's outcome is."""
+    lighter: Any = value
+    if isinstance(value, StepOutcome):
+        lighter = _without_large_output(value)
+    elif isinstance(value, BaseModel):
+        held = {name: lightened(item) for name, item in value.__dict__.items()}
+        changed = {name: item for name, item in held.items() if item is not value.__dict__[name]}
+        lighter = value.model_copy(update=changed) if changed else value
+    elif isinstance(value, (list, tuple)):
+        lighter = type(value)(lightened(item) for item in value)
+    elif isinstance(value, dict):
+        lighter = {key: lightened(item) for key, item in value.items()}
+    result: T = lighter
+    return result
 
 
-def _lightened(outcome: StepOutcome) -> StepOutcome:
+def _without_large_output(outcome: StepOutcome) -> StepOutcome:
     changes: dict[str, object] = {}
-    if len(outcome.output.encode()) > KEPT_OUTPUT_BYTES:
-        changes["output"] = _stand_in(outcome.output.encode())
-    if outcome.error is not None and len(outcome.error.encode()) > KEPT_OUTPUT_BYTES:
-        changes["error"] = _stand_in(outcome.error.encode())
+    for name in ("output", "error"):
+        text = getattr(outcome, name)
+        if text is not None and len(text.encode()) > KEPT_OUTPUT_BYTES:
+            changes[name] = _stand_in(text.encode())
     if wire.size(outcome.structured) > KEPT_OUTPUT_BYTES:
         changes["structured"] = {"left_out": _stand_in(wire.encode(outcome.structured))}
     return outcome.model_copy(update=changes) if changes else outcome

@@ -23,6 +23,8 @@ KEPT_STEPS = 10_000
 # Finished steps whose record stays in the worker's memory, about 5 MB a run.
 SHOWN_STEPS = 1_500
 # In one answer of the query, which may not pass 2 MB; running and failed steps come first.
+LISTED_PHASES = 1_000
+# In that answer too.
 SHOWN_PHASES = 12
 SHOWN_FAILURES = 8
 # In the current details, which are read at a glance.
@@ -68,9 +70,11 @@ class Progress(Stored):
     succeeded: int
     failed: int
     phases: tuple[PhaseProgress, ...]
+    """The latest; `omitted_phases` came before them."""
     steps: tuple[StepProgress, ...]
     omitted_steps: int = 0
     """Steps that this answer leaves out; their counts are in the totals above."""
+    omitted_phases: int = 0
 
 
 @dataclass(slots=True)
@@ -84,6 +88,8 @@ class PhaseRecord:
     succeeded: int = 0
     failed: int = 0
     is_done: bool = False
+    rounds: int = 0
+    """Rounds of steps that the calls of a stage have taken so far."""
     ended: dict[str, StepOutcome] = field(default_factory=dict)
     """Outcomes by task_id, until the next phase begins: what a run that is stopped meanwhile reports."""
 
@@ -97,7 +103,11 @@ class StepRecord:
     phase: PhaseRecord | None
     begun: datetime
     status: StepState = "running"
-    outcome: StepOutcome | None = None
+    attempts: int = 1
+    duration_ms: int | None = None
+    usage: Usage = Usage()  # noqa: RUF009 - frozen
+    error: str | None = None
+    """Cut: outputs and whole errors are the outcome's, which is not kept here."""
 
 
 class Board:
@@ -118,7 +128,9 @@ class Board:
 
     def open_phase(self, name: str, index: int, step_count: int) -> PhaseRecord:
         """A phase begins."""
-        for earlier in self.phases[-1:]:
+        for earlier in reversed(self.phases):
+            if earlier.is_done and not earlier.ended:
+                break  # and so are all before it, but for those that overlapped
             if earlier.is_done:
                 earlier.ended = {}
         phase = PhaseRecord(name, index, step_count)
@@ -136,7 +148,8 @@ class Board:
     def end(self, record: StepRecord, outcome: StepOutcome) -> None:
         """A step has ended with its outcome."""
         del self._open[record]
-        record.status, record.outcome = outcome.status, outcome
+        record.status, record.attempts, record.duration_ms = outcome.status, outcome.attempts, outcome.duration_ms
+        record.usage, record.error = outcome.usage, None if outcome.error is None else cut(outcome.error)
         (self._succeeded if outcome.success else self._failed).append(record)
         for counts in (self, record.phase):
             if counts is not None:
@@ -155,9 +168,10 @@ class Board:
             running=self.running,
             succeeded=self.succeeded,
             failed=self.failed,
-            phases=tuple(_phase_progress(phase) for phase in self.phases),
+            phases=tuple(_phase_progress(phase) for phase in self.phases[-LISTED_PHASES:]),
             steps=tuple(_step_progress(record) for record in sorted(shown, key=lambda record: record.begun)),
             omitted_steps=total - len(shown),
+            omitted_phases=max(0, len(self.phases) - LISTED_PHASES),
         )
 
     def markdown(self, budget: BudgetSnapshot, waiting: Iterable[str] = ()) -> str:
@@ -191,23 +205,16 @@ def _phase_progress(phase: PhaseRecord) -> PhaseProgress:
 
 
 def _step_progress(record: StepRecord) -> StepProgress:
-    shown = StepProgress(
+    return StepProgress(
         step=record.step,
         agent=record.agent,
         phase=record.phase.index if record.phase else None,
         status=record.status,
         begun=rfc3339(record.begun),
-    )
-    outcome = record.outcome
-    if outcome is None:
-        return shown
-    return shown.model_copy(
-        update={
-            "duration_ms": outcome.duration_ms,
-            "attempts": outcome.attempts,
-            "usage": outcome.usage,
-            "error": None if outcome.error is None else cut(outcome.error),
-        }
+        duration_ms=record.duration_ms,
+        attempts=record.attempts,
+        usage=record.usage,
+        error=record.error,
     )
 
 
@@ -219,8 +226,7 @@ def _phase_line(phase: PhaseRecord) -> str:
 
 
 def _failure_line(record: StepRecord) -> str:
-    error = record.outcome.error if record.outcome else None
-    return f"- `{record.step}` ({_plain(record.agent)}): {_plain(cut(error or record.status))}"
+    return f"- `{record.step}` ({_plain(record.agent)}): {_plain(record.error or record.status)}"
 
 
 def _budget_line(budget: BudgetSnapshot) -> str:

@@ -6,14 +6,19 @@ Law: after a cancel of the run no step begins, except inside a compensation.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 
 from pydantic import Field
 from temporalio import workflow
 
 from workflows import budget, wire
+from workflows.approvals import Approvals
 from workflows.budget import BudgetChange, Ledger, UsageReport
+from workflows.deadline import cancel_all
 from workflows.errors import InputRejected, OptionsRejected, PerdureError
 from workflows.events import (
     BudgetChanged,
@@ -25,16 +30,23 @@ from workflows.events import (
     UsageRecorded,
 )
 from workflows.grants import Grants
-from workflows.parsing import parse
-from workflows.progress import Board
+from workflows.parsing import Model, parse
+from workflows.progress import Board, PhaseRecord
 from workflows.steps import RunOptions
 from workflows.wire import Stored
 
 CARRIED_EVENTS = 50
-# The tail of the log that goes along on continue-as-new, for readers that are a moment behind: about 10 KB.
+# The tail of the log that goes along on continue-as-new, for readers that are a moment behind.
+MAX_CARRIED_BYTES = 64_000
+# A memo travels with every description of the run, and the workflow's own arguments need their room too.
+MAX_SCHEDULED_BYTES = 3_000_000
+# Of arguments in one workflow task. The server takes 4 MB in one message, and ends a run that sends more.
 
 compensating: ContextVar[bool] = ContextVar("perdure_compensating", default=False)
 """Whether this task undoes what the run did: it goes on although the run is cancelled, and is never denied."""
+
+current_stage: ContextVar[PhaseRecord | None] = ContextVar("perdure_stage", default=None)
+"""The stage of a graph that this task works for: its steps are shown under it."""
 
 
 class Carried(Stored):
@@ -49,6 +61,27 @@ class Carried(Stored):
     failed: int = 0
 
 
+class Place:
+    """Where the steps of one call are shown: by themselves, or under the stage of a graph that made the call."""
+
+    def __init__(self, prefix: str, stage: PhaseRecord | None) -> None:
+        self._prefix = prefix
+        self._rounds: dict[int, int] = {}
+        self.stage = stage
+
+    def name(self, round_number: int, task_id: str) -> str:
+        """A step's identity. A stage counts the rounds of all its calls, so that no two share one."""
+        if self.stage is not None and round_number not in self._rounds:
+            self._rounds[round_number] = self.stage.rounds
+            self.stage.rounds += 1
+        return f"{self._prefix}.{self._rounds.get(round_number, round_number)}:{task_id}"
+
+    def expect(self, count: int) -> None:
+        """Tell the stage that so many more steps come."""
+        if self.stage is not None:
+            self.stage.step_count += count
+
+
 class Run:
     """What the verbs share."""
 
@@ -56,11 +89,13 @@ class Run:
         self.rejection: PerdureError | None = None
         """Why this run must not begin. Raised by its first verb: an error raised while Temporal builds the workflow
         object would leave the coroutine of its `run` behind."""
+        carried: Carried | None = None
+        self.options = RunOptions()
         try:
             self.options = _options()
+            carried = _carried()
         except PerdureError as error:
-            self.rejection, self.options = error, RunOptions()
-        carried = _carried()
+            self.rejection = error
         self.board = Board()
         self.log = EventLog()
         self.phase_index = 0
@@ -75,10 +110,14 @@ class Run:
         self.grants = Grants(
             ledger, waits_for_raise=self.options.on_exhausted == "wait", on_change=self._ledger_changed
         )
+        self.approvals = Approvals()
         self.slots = asyncio.Semaphore(self.options.window)
         self.announced = 0
         """Steps that a verb has taken on and not yet begun: they share the budget with those in flight."""
         self._refreshing = False
+        self._executing: dict[asyncio.Task[Any], None] = {}
+        self._scheduled_in = -1
+        self._scheduled_bytes = 0
 
     def tell(self, event: Any) -> None:
         """Append an event to the run's log."""
@@ -99,6 +138,46 @@ class Run:
         if workflow.cancellation_reason() is not None and not compensating.get():
             raise asyncio.CancelledError("the run was cancelled")
 
+    @contextmanager
+    def executing(self) -> Iterator[None]:
+        """Note that this task has a step in flight, for a cancel that does not reach it by itself."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._executing[task] = None
+        try:
+            yield
+        finally:
+            if task is not None:
+                self._executing.pop(task, None)
+
+    async def end_all(self) -> None:
+        """Cancel every step that is still in flight, and wait for its end.
+
+        Temporal cancels the task of `run`; steps in tasks that a workflow made by itself are cancelled here.
+        """
+        current = asyncio.current_task()
+        await cancel_all([task for task in self._executing if task is not current])
+
+    async def make_room(self, scheduled_bytes: int) -> None:
+        """Wait for the next workflow task where this one has scheduled as much as one message takes."""
+        while self._bytes_in_this_task() and self._scheduled_bytes + scheduled_bytes > MAX_SCHEDULED_BYTES:
+            await workflow.sleep(timedelta(milliseconds=1), summary="room for large prompts")
+        self._scheduled_bytes += scheduled_bytes
+
+    def _bytes_in_this_task(self) -> int:
+        task = workflow.info().get_current_history_length()
+        if task != self._scheduled_in:
+            self._scheduled_in, self._scheduled_bytes = task, 0
+        return self._scheduled_bytes
+
+    def place(self) -> Place:
+        """Where the steps of the next call are shown."""
+        stage = current_stage.get()
+        if stage is None:
+            number, self.call_number = self.call_number, self.call_number + 1
+            return Place(f"c{number}", None)
+        return Place(str(stage.index), stage)
+
     def refresh_details(self) -> None:
         """Bring the UI's current details up to date, once for all that happens in this turn of the event loop."""
         if not self._refreshing:
@@ -109,43 +188,43 @@ class Run:
         self._refreshing = False
         waiting = self.grants.waiting
         waits = [f"{waiting} steps wait for tokens: raise the budget, or let others finish"] if waiting else []
+        waits += [f"a person must answer `{asked.id}`: {asked.prompt}" for asked in self.approvals.requests()]
         workflow.set_current_details(self.board.markdown(self.grants.snapshot(), waits))
 
-    def set_budget(self, payload: Any) -> None:
+    def set_budget(self, *payloads: Any) -> None:
         """The signal `set_budget`. A payload that cannot be read changes nothing and becomes an event."""
-        self.signals += 1
-        change = self._read(BudgetChange, payload, wire.SET_BUDGET_SIGNAL)
+        change = self._read(BudgetChange, payloads, wire.SET_BUDGET_SIGNAL)
         if change is not None:
             self.grants.change(change)
             limits = self.grants.snapshot()
             self.tell(BudgetChanged(limit_tokens=limits.limit_tokens, limit_usd=limits.limit_usd))
             self.refresh_details()
 
-    def record_usage(self, payload: Any) -> None:
+    def record_usage(self, *payloads: Any) -> None:
         """The signal `record_usage`; an id that came before changes nothing."""
-        self.signals += 1
-        report = self._read(UsageReport, payload, wire.RECORD_USAGE_SIGNAL)
+        report = self._read(UsageReport, payloads, wire.RECORD_USAGE_SIGNAL)
         if report is not None and self.grants.record(report):
             self.tell(UsageRecorded(id=report.id, usage=report.usage))
             self.refresh_details()
 
-    def _read(self, model: Any, payload: Any, signal: str) -> Any:
+    def _read(self, model: type[Model], payloads: Sequence[Any], signal: str) -> Model | None:
+        self.signals += 1
         try:
-            return parse(model, payload, f"signal {signal}", InputRejected)
+            if len(payloads) != 1:
+                raise InputRejected(f"signal {signal} takes one object; it was given {len(payloads)} values.")
+            return parse(model, payloads[0], f"signal {signal}", InputRejected)
         except PerdureError as error:
             self.tell(SignalRejected(signal=signal, reason=error.message))
             return None
 
     def _ledger_changed(self, before: Ledger, after: Ledger) -> None:
-        resource = budget.passed_soft_limit(before, after)
-        if resource:
+        for resource in budget.passed_soft_limit(before, after):
             self.tell(BudgetThreshold(resource=resource, percent=budget.SOFT_LIMIT_PERCENT))
 
     def carry(self) -> Carried:
-        """What goes along on continue-as-new."""
-        ledger = budget.with_recent_ids(self.grants.ledger)
-        return Carried(
-            ledger=ledger,
+        """What goes along on continue-as-new; of the events as many as there is room for."""
+        carried = Carried(
+            ledger=budget.as_carried(self.grants.ledger),
             phase_index=self.phase_index,
             call_number=self.call_number,
             next_offset=self.log.next_offset,
@@ -153,6 +232,9 @@ class Run:
             succeeded=self.board.succeeded,
             failed=self.board.failed,
         )
+        while carried.events and wire.size(carried) > MAX_CARRIED_BYTES:
+            carried = carried.model_copy(update={"events": carried.events[len(carried.events) // 2 + 1 :]})
+        return carried
 
 
 def _options() -> RunOptions:
@@ -162,4 +244,4 @@ def _options() -> RunOptions:
 
 def _carried() -> Carried | None:
     given = workflow.memo_value(wire.CARRIED_MEMO, None)
-    return None if given is None else Carried.model_validate(given)
+    return None if given is None else parse(Carried, given, f"memo {wire.CARRIED_MEMO}", InputRejected)

@@ -4,7 +4,7 @@
     try:
         saga.push("remove the report", self.agent, undo)
         ...
-    except BaseException:
+    except (Exception, asyncio.CancelledError):
         await saga.compensate()
         raise
 
@@ -14,13 +14,15 @@ Source: the saga pattern (Garcia-Molina and Salem, 1987), backward recovery.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from temporalio import workflow
 
-from workflows.deadline import ended
+from workflows.deadline import all_ended
+from workflows.errors import cut
 from workflows.events import CompensationFinished, CompensationStarted
 from workflows.run import compensating
 from workflows.steps import StepOutcome
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from workflows.verbs import AgentWorkflow
 
 P = ParamSpec("P")
+
+MAX_ERROR_LENGTH = 2_000
+# In an event; the compensation's own result keeps no more either.
 
 
 class CompensationResult(Stored):
@@ -65,10 +70,14 @@ class Saga:
         whose step fails, is reported and does not stop the others. It runs to its end: a cancel that arrives
         meanwhile is left for the verbs after it to raise.
         """
+        if isinstance(sys.exc_info()[1], workflow.ContinueAsNewError):
+            return []  # the run goes on: an `except BaseException` around it must not undo what it did
         pushed, self._pushed = self._pushed, []
         # A task of its own: the one that called may have a cancel pending, which would stop the first step.
         task = asyncio.create_task(self._undo(pushed[::-1]))
-        await ended([task])
+        is_interrupted = await all_ended([task])
+        if is_interrupted and workflow.cancellation_reason() is None:
+            raise asyncio.CancelledError  # by a deadline around this; a cancel of the run is raised by the next verb
         return task.result()
 
     async def _undo(self, latest_first: list[_Compensation]) -> list[CompensationResult]:
@@ -88,8 +97,13 @@ class Saga:
 async def _error_of(compensation: _Compensation) -> str | None:
     try:
         returned = await compensation.undo()
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the others must still run
-        return str(error) or type(error).__name__
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # nothing cancels this task but an eviction
+        return "it was cancelled"
+    except Exception as error:  # noqa: BLE001 - the others must still run
+        return cut(str(error) or type(error).__name__, MAX_ERROR_LENGTH)
     outcomes = returned if isinstance(returned, list) else [returned]
     failed = [outcome for outcome in outcomes if isinstance(outcome, StepOutcome) and not outcome.success]
     return "; ".join(outcome.error or outcome.output for outcome in failed) or None

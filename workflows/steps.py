@@ -5,15 +5,15 @@ Law: these shapes are in recorded histories. A new field arrives with a default;
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     JsonValue,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -24,6 +24,25 @@ DEFAULT_MAX_CONCURRENCY = 8
 DEFAULT_MAX_TURNS = 10
 AGENT_MAX_STEPS = 50
 # How many tool rounds an agent may take when its step sets no `max_steps`.
+
+MAX_CONCURRENCY = 1_000
+# Temporal ends a run that has more than 2,000 activities pending, and starting more at once keeps an activation busy
+# for longer than half a second.
+
+Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
+# Ten years: Temporal holds durations in 64 bits of nanoseconds, and a longer one keeps a workflow task failing.
+Attempts = Annotated[int, Field(gt=0, le=10_000)]
+# Temporal holds it in 32 bits; at the slowest retry ten thousand take more than three days.
+
+
+def _not_reserved(name: str) -> str:
+    if name.startswith("/_sys/"):
+        raise ValueError("'/_sys/' begins the names of Temporal's own task queues")
+    return name
+
+
+TaskQueueName = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_not_reserved)]
+# What the server takes; another name would keep a workflow task failing.
 
 StepStatus = Literal["ok", "failed", "timed_out", "cancelled", "budget_exceeded", "suspended"]
 
@@ -40,15 +59,11 @@ class Usage(Stored):
     cost_usd: NonNegativeFloat | None = None
     """Dollars; None where no price is known, which is not the same as free."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _total_covers_its_parts(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        parts = [data.get(name, 0) for name in ("input_tokens", "output_tokens", "total_tokens")]
-        if not all(type(part) is int for part in parts):
-            return data  # the fields' own types say what is wrong
-        return {**data, "total_tokens": max(parts[0] + parts[1], parts[2])}
+    @model_validator(mode="after")
+    def _total_covers_its_parts(self) -> Self:
+        total = max(self.input_tokens + self.output_tokens, self.total_tokens)
+        self.__dict__["total_tokens"] = total  # frozen for everybody else
+        return self
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -98,12 +113,12 @@ class AgentStepSpec(Stored):
     output_schema: dict[str, JsonValue] | None = None
     """JSON Schema; when set, the step must return a valid object in `structured`."""
     profile: AgentSpec | None = None
-    timeout_seconds: PositiveFloat | None = None
+    timeout_seconds: Seconds | None = None
     """Limit on the step's own time, over all its attempts; waiting for tokens does not count."""
-    max_attempts: PositiveInt | None = None
+    max_attempts: Attempts | None = None
     max_tokens: PositiveInt | None = None
     """What the step may spend at most, over all its attempts."""
-    task_queue: str | None = None
+    task_queue: TaskQueueName | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
 
@@ -164,7 +179,7 @@ class StepCall(Stored):
     """Idempotency key: the same over attempts and top-ups of the step, new after a rewind."""
     grant: Grant | None = None
     resume: Resume | None = None
-    max_attempts: PositiveInt | None = None
+    max_attempts: Attempts | None = None
     """The run's own limit, where the step sets none; both unset, the agent's error decides."""
 
 
@@ -177,12 +192,12 @@ class RunOptions(Stored):
     budget_usd: NonNegativeFloat | None = None
     on_exhausted: Literal["deny", "wait"] = "deny"
     """What happens to a step that the budget cannot pay: denied as data, or kept waiting for `set_budget`."""
-    max_concurrency: NonNegativeInt = DEFAULT_MAX_CONCURRENCY
+    max_concurrency: int = Field(default=DEFAULT_MAX_CONCURRENCY, ge=0, le=MAX_CONCURRENCY)
     """Steps of this run in flight at once; 0 counts as 1."""
-    task_queues: dict[str, str] = Field(default_factory=dict)
+    task_queues: dict[str, TaskQueueName] = Field(default_factory=dict)
     """Task queue by agent, for workers of their own."""
-    step_timeout_seconds: PositiveFloat | None = None
-    max_attempts: PositiveInt | None = None
+    step_timeout_seconds: Seconds | None = None
+    max_attempts: Attempts | None = None
 
     @property
     def window(self) -> int:

@@ -18,8 +18,8 @@ from temporalio.exceptions import ApplicationError
 from workflows import wire
 from workflows.budget import BudgetSnapshot
 from workflows.calls import CANCELLED_TEXT, failed
-from workflows.errors import InputRejected
-from workflows.oversize import KEPT_OUTPUT_BYTES, without_large_outputs
+from workflows.errors import DuplicateTaskIds, InputRejected, PayloadTooLarge
+from workflows.oversize import KEPT_OUTPUT_BYTES, lightened
 from workflows.parsing import nearest, problems
 from workflows.steps import AgentStepSpec, StepOutcome
 from workflows.verbs import AgentWorkflow
@@ -57,7 +57,10 @@ _PHASES = TypeAdapter(tuple[PhaseSpec, ...])
 
 
 def parse_phases(value: Any) -> tuple[PhaseSpec, ...]:
-    """The input of `Steps` as phases; raises `InputRejected`, naming every field that is wrong."""
+    """The input of `Steps` as phases.
+
+    Raises `InputRejected`, naming every field that is wrong, or `DuplicateTaskIds`.
+    """
     if not isinstance(value, list):
         found = type(value).__name__
         raise InputRejected(f'Steps takes a list of phases, [{{"name": …, "steps": […]}}]; it was given a {found}.')
@@ -91,9 +94,7 @@ def _refuse_repeated_ids(phase: PhaseSpec) -> None:
     seen: set[str] = set()
     for step in phase.steps:
         if step.task_id in seen:
-            raise InputRejected(
-                f"Steps: phase {phase.name!r} has two steps with task_id {step.task_id!r}. Give each its own."
-            )
+            raise DuplicateTaskIds(f"phase {phase.name!r}", [step.task_id])
         seen.add(step.task_id)
 
 
@@ -106,8 +107,10 @@ class Steps(AgentWorkflow):
         self._ended: list[PhaseReport] = []
 
     @workflow.run
-    async def run(self, phases: Any) -> StepsReport:
+    async def run(self, phases: Any = None, *more: Any) -> StepsReport:
         """Run the phases; a run that is cancelled fails with its report, type `cancelled`."""
+        if more:
+            raise InputRejected(f"Steps takes one argument, a list of phases; it was given {len(more) + 1}.")
         parsed = parse_phases(phases)
         for sentence in unknown_fields(phases):
             self.log("warning", sentence)
@@ -144,11 +147,15 @@ class Steps(AgentWorkflow):
 
 def _fitting(report: StepsReport) -> StepsReport:
     """The report in a size that a history takes; `left_out` says what it lacks."""
-    phases = [phase.model_copy(update={"outcomes": without_large_outputs(phase.outcomes)}) for phase in report.phases]
+    phases = lightened(list(report.phases))
     said = f"outputs over {KEPT_OUTPUT_BYTES:,} bytes were replaced by their size and hash"
     lighter = report.model_copy(update={"phases": tuple(phases), "left_out": said})
     kept = max((len(phase.outcomes) for phase in phases), default=0)
     while not wire.fits(lighter):
+        if not kept:
+            raise PayloadTooLarge(
+                owner="Steps", field="the report", size=wire.size(lighter), limit=wire.MAX_PAYLOAD_BYTES
+            )
         kept //= 2
         cut = tuple(phase.model_copy(update={"outcomes": phase.outcomes[:kept]}) for phase in phases)
         missing = sum(max(0, len(phase.outcomes) - kept) for phase in phases)

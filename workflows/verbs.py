@@ -10,23 +10,28 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
+from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 from temporalio import workflow
 
-from workflows import calls, wire
+from workflows import wire
+from workflows.approvals import ApprovalAnswer, ApprovalRequest
 from workflows.budget import BudgetSnapshot
-from workflows.errors import DuplicateTaskIds, NotInitialised
+from workflows.errors import DuplicateTaskIds, FanOutTooLarge, InputRejected, NotInitialised, cut
 from workflows.events import EventPage, Log, PhaseEnd, PhaseStart
 from workflows.execution import execute
 from workflows.progress import PhaseRecord, Progress
-from workflows.run import Run
+from workflows.run import Place, Run
 from workflows.steps import AgentStepSpec, StepOutcome
 from workflows.window import sliding_window
 
 Item = TypeVar("Item")
 
 MAX_LOG_FIELDS_BYTES = 16_000
-# Fields of one log event; what is larger belongs into a step's output.
+MAX_LOG_MESSAGE = 2_000
+# Of one log event; what is larger belongs into a step's output.
+MAX_STEPS_OF_A_CALL = 12_000
+# One history holds 51,200 events, and a step takes three and its share of the workflow tasks.
 CONTINUE_AFTER_SIGNALS = 8_000
 # Temporal ends a run at 10,000 and does not suggest continue-as-new for it.
 CONTINUE_AFTER_BYTES = 5_000_000
@@ -74,7 +79,9 @@ class AgentWorkflow:
 
     async def agent(self, spec: AgentStepSpec) -> StepOutcome:
         """Run one step."""
-        return await execute(self.perdure, spec, f"{self._next_call()}.0:{spec.task_id}", None)
+        place = self.perdure.place()
+        place.expect(1)
+        return await execute(self.perdure, spec, place.name(0, spec.task_id), place.stage)
 
     async def parallel(self, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
         """Run steps side by side, as many at once as the run's `max_concurrency` (8), and wait for all of them.
@@ -82,19 +89,19 @@ class AgentWorkflow:
         Outcomes keep the order of the specs; failed steps are among them. Raises `DuplicateTaskIds` before anything
         is scheduled.
         """
-        return await self._fan_out("parallel", list(specs), f"{self._next_call()}.0", None)
+        return await self._fan_out("parallel", list(specs), self.perdure.place(), 0)
 
     async def phase(self, name: str, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
         """A named `parallel`: a barrier that the events, the progress and the Temporal UI show under its name."""
         run, specs = self.perdure, list(specs)
-        _refuse_duplicates("phase", specs)
+        _refuse("phase", specs)
         run.raise_if_cancelled()
         index, run.phase_index = run.phase_index, run.phase_index + 1
         record = run.board.open_phase(name, index, len(specs))
         run.tell(PhaseStart(name=name, index=index, step_count=len(specs)))
         try:
             with workflow.create_event_group(f"phase-{index}", label=name or None).scope():
-                return await self._fan_out("phase", specs, f"{index}.0", record)
+                return await self._branches(specs, lambda task_id: f"{index}.0:{task_id}", record)
         finally:
             record.is_done = True
             run.tell(PhaseEnd(name=name, index=index, succeeded=record.succeeded, failed=record.failed))
@@ -108,7 +115,7 @@ class AgentWorkflow:
         failed step. The result of an item is its last outcome; None if its first stage gave None or a stage raised.
         `max_concurrency` counts chains.
         """
-        run, call = self.perdure, self._next_call()
+        run, place = self.perdure, self.perdure.place()
         run.raise_if_cancelled()
         waiting = list(items)
         with _Announced(run, len(waiting)) as announced:
@@ -118,13 +125,14 @@ class AgentWorkflow:
                 outcome: StepOutcome | None = None
                 for number, stage in enumerate(stages):
                     try:
-                        spec = stage(outcome, item)
+                        spec = _staged(stage(outcome, item))
                     except Exception as error:  # noqa: BLE001 - one chain's crash leaves the others alone
                         self.log("error", f"pipeline stage {number} raised {type(error).__name__}: {error}", {})
                         return None
                     if spec is None:
                         break
-                    outcome = await execute(run, spec, f"{call}.{number}:{spec.task_id}", None)
+                    place.expect(1)
+                    outcome = await execute(run, spec, place.name(number, spec.task_id), place.stage)
                     if not outcome.success:
                         break
                 return outcome
@@ -137,24 +145,25 @@ class AgentWorkflow:
         `next` sees each round's outcomes, the last one's too. Returns the last round's outcomes; [] for no specs, and
         then `next` is not called.
         """
-        call, specs = self._next_call(), list(specs)
+        place, specs = self.perdure.place(), list(specs)
         outcomes: list[StepOutcome] = []
         for round_number in range(max(1, max_iterations)):
             if not specs:
                 break
-            outcomes = await self._fan_out("loop", specs, f"{call}.{round_number}", None)
-            decision = next(outcomes)
-            if isinstance(decision, Stop):
-                break
-            specs = list(decision.specs)
+            outcomes = await self._fan_out("loop", specs, place, round_number)
+            match next(outcomes):
+                case Continue(more):
+                    specs = list(more)
+                case Stop():
+                    break
+                case other:
+                    raise InputRejected(f"loop: next returned {other!r}; it returns Continue(specs) or Stop().")
         return outcomes
 
     def log(self, level: str, message: str, fields: Any = None) -> None:
         """Append a log event to the run's events, and to the worker's log; never fails."""
-        readable = to_jsonable_python(fields, fallback=repr)
-        if wire.size(readable) > MAX_LOG_FIELDS_BYTES:
-            readable = {"left_out": f"{wire.size(readable):,} bytes; a log event holds {MAX_LOG_FIELDS_BYTES:,}"}
-        self.perdure.tell(Log(level=level, message=message, fields=readable))
+        level, message = cut(str(level)), cut(_readable_text(message), MAX_LOG_MESSAGE)
+        self.perdure.tell(Log(level=level, message=message, fields=_readable(fields)))
         workflow.logger.log(LOG_LEVELS.get(level.lower(), LOG_LEVELS["info"]), "%s", message)
 
     async def continue_as_new_if_needed(self, *args: Any) -> None:
@@ -167,7 +176,8 @@ class AgentWorkflow:
         run.raise_if_cancelled()
         is_long = info.is_continue_as_new_suggested() or info.get_current_history_size() > CONTINUE_AFTER_BYTES
         if is_long or run.signals > CONTINUE_AFTER_SIGNALS:
-            await workflow.wait_condition(workflow.all_handlers_finished)
+            # Steps in flight would end in a run that is over; those that were started aside are waited for.
+            await workflow.wait_condition(lambda: workflow.all_handlers_finished() and not run.board.running)
             self._continue_as_new(args)
 
     @workflow.query(name=wire.BUDGET_QUERY)
@@ -185,41 +195,54 @@ class AgentWorkflow:
         """Phases and steps with their status, attempts, durations and usage."""
         return self.perdure.board.report()
 
+    @workflow.query(name=wire.APPROVALS_QUERY)
+    def approvals(self) -> list[ApprovalRequest]:
+        """What waits for a person's answer, oldest first."""
+        return self.perdure.approvals.requests()
+
+    @workflow.update(name=wire.RESOLVE_APPROVAL_UPDATE)
+    def resolve_approval(self, answer: Any) -> ApprovalAnswer:
+        """{id, response, answered_by?}: answer an approval; the first answer counts, a bad one is refused."""
+        accepted = self.perdure.approvals.read(answer)
+        self.perdure.approvals.resolve(accepted)
+        return accepted
+
+    @resolve_approval.validator
+    def _check_approval(self, answer: Any) -> None:
+        self.perdure.approvals.read(answer)
+
     @workflow.signal(name=wire.SET_BUDGET_SIGNAL)
-    def set_budget(self, change: Any) -> None:
+    def set_budget(self, change: Any = None, *more: Any) -> None:
         """{limit_tokens?, limit_usd?}: an absent limit stays as it is, null takes it away."""
-        self.perdure.set_budget(change)
+        self.perdure.set_budget(change, *more)
 
     @workflow.signal(name=wire.RECORD_USAGE_SIGNAL)
-    def record_usage(self, report: Any) -> None:
+    def record_usage(self, report: Any = None, *more: Any) -> None:
         """{id, input_tokens?, output_tokens?, cost_usd?}: charge what was spent elsewhere; an id counts once."""
-        self.perdure.record_usage(report)
+        self.perdure.record_usage(report, *more)
 
     async def _fan_out(
-        self, verb: str, specs: Sequence[AgentStepSpec], prefix: str, phase: PhaseRecord | None
+        self, verb: str, specs: Sequence[AgentStepSpec], place: Place, round_number: int
+    ) -> list[StepOutcome]:
+        _refuse(verb, specs)
+        self.perdure.raise_if_cancelled()
+        place.expect(len(specs))
+        return await self._branches(specs, lambda task_id: place.name(round_number, task_id), place.stage)
+
+    async def _branches(
+        self, specs: Sequence[AgentStepSpec], name: Callable[[str], str], phase: PhaseRecord | None
     ) -> list[StepOutcome]:
         run = self.perdure
-        _refuse_duplicates(verb, specs)
-        run.raise_if_cancelled()
         with _Announced(run, len(specs)) as announced:
 
             async def branch(spec: AgentStepSpec) -> StepOutcome:
                 announced.begin_one()
-                try:
-                    return await execute(run, spec, f"{prefix}:{spec.task_id}", phase)
-                except Exception as error:  # noqa: BLE001 - a branch that crashes is data, and the others go on
-                    return calls.failed(spec, "failed", f"parallel branch panicked: {error}")
+                return await execute(run, spec, name(spec.task_id), phase)
 
             return await sliding_window(specs, run.options.window, branch)
 
-    def _next_call(self) -> str:
-        run = self.perdure
-        number, run.call_number = run.call_number, run.call_number + 1
-        return f"c{number}"
-
     def _continue_as_new(self, args: Sequence[Any]) -> NoReturn:
         carried = self.perdure.carry()
-        wire.fit(carried, owner=f"run {workflow.info().workflow_id!r}", field="carried state")
         workflow.continue_as_new(args=args, memo={**workflow.memo(), wire.CARRIED_MEMO: carried})
 
 
@@ -241,7 +264,35 @@ class _Announced:
         self._run.announced -= self._left
 
 
-def _refuse_duplicates(verb: str, specs: Sequence[AgentStepSpec]) -> None:
+def _refuse(verb: str, specs: Sequence[AgentStepSpec]) -> None:
+    """What the caller must mend, before anything is scheduled."""
     counted = Counter(spec.task_id for spec in specs)
     if len(counted) < len(specs):
         raise DuplicateTaskIds(verb, [task_id for task_id, count in counted.items() if count > 1])
+    if len(specs) > MAX_STEPS_OF_A_CALL:
+        raise FanOutTooLarge(verb, len(specs), MAX_STEPS_OF_A_CALL)
+
+
+def _staged(spec: object) -> AgentStepSpec | None:
+    if spec is None or isinstance(spec, AgentStepSpec):
+        return spec
+    raise TypeError(f"it returned a {type(spec).__name__}, and a stage returns an AgentStepSpec or None")
+
+
+def _readable(fields: Any) -> JsonValue:
+    """Fields as JSON; a log event never fails, whatever it is given."""
+    try:
+        readable: JsonValue = to_jsonable_python(fields, fallback=repr)
+        size = wire.size(readable)
+    except Exception as error:  # noqa: BLE001 - cycles, bytes that are no text, a repr that raises
+        return {"left_out": f"a {type(fields).__name__} that is no JSON ({type(error).__name__})"}
+    if size > MAX_LOG_FIELDS_BYTES:
+        return {"left_out": f"{size:,} bytes; a log event holds {MAX_LOG_FIELDS_BYTES:,}"}
+    return readable
+
+
+def _readable_text(message: object) -> str:
+    try:
+        return str(message).encode(errors="replace").decode()  # a lone surrogate cannot be stored
+    except Exception as error:  # noqa: BLE001 - a __str__ that raises
+        return f"(a {type(message).__name__} that cannot be read: {type(error).__name__})"

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 
 from temporalio import workflow
 
-from workflows.deadline import end
+from workflows.deadline import cancel_all
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,11 +22,10 @@ async def sliding_window(items: Sequence[Item], width: int, work: Callable[[Item
     """The result of `work` for each item, at most `width` at a time.
 
     When the caller is cancelled, or one piece of work raises, no further item is begun, what is in flight is cancelled
-    and awaited, and then it is raised.
+    and awaited, and then it is raised: the error, where there is one, before a cancel.
     """
     waiting = iter(enumerate(items))
     results: list[Result | None] = [None] * len(items)
-
     halted = False
 
     async def pull() -> None:
@@ -39,12 +38,23 @@ async def sliding_window(items: Sequence[Item], width: int, work: Callable[[Item
     pullers = [asyncio.create_task(pull()) for _ in range(min(width, len(items)))]
     if not pullers:
         return []
+    interrupted = False
     try:
         await workflow.wait(pullers, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        if not all(puller.done() for puller in pullers):
-            halted = True  # for work that still ends well although it was cancelled
-            await end(pullers)
-    for puller in pullers:
-        puller.result()  # raises what the work raised
+    except asyncio.CancelledError:
+        interrupted = True
+    if not all(puller.done() for puller in pullers):
+        halted = True  # for work that still ends well although it was cancelled
+        interrupted = await cancel_all(pullers) or interrupted
+    _raise_first(pullers, interrupted)
     return cast(list[Result], results)
+
+
+def _raise_first(pullers: Sequence[asyncio.Task[None]], interrupted: bool) -> None:
+    """What a piece of work raised; CancelledError where nothing did, and something was cancelled."""
+    for puller in pullers:
+        error = None if puller.cancelled() else puller.exception()
+        if error is not None:
+            raise error
+    if interrupted or any(puller.cancelled() for puller in pullers):
+        raise asyncio.CancelledError

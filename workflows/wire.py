@@ -15,12 +15,17 @@ from workflows.errors import PayloadTooLarge
 TASK_QUEUE = "perdure"
 
 STEPS_WORKFLOW = "Steps"
+STAGE_GRAPH_WORKFLOW = "StageGraph"
+CHAIN_WORKFLOW = "Chain"
 
 RUN_AGENT_STEP = "run_agent_step"
+RUN_ACTION = "run_action"
 
 BUDGET_QUERY = "budget"
 EVENTS_QUERY = "events"
 PROGRESS_QUERY = "progress"
+APPROVALS_QUERY = "approvals"
+RESOLVE_APPROVAL_UPDATE = "resolve_approval"
 SET_BUDGET_SIGNAL = "set_budget"
 RECORD_USAGE_SIGNAL = "record_usage"
 
@@ -34,9 +39,14 @@ MAX_PAYLOAD_BYTES = 1_900_000
 # The server refuses 2 MiB. Measured: above that a run retries its workflow task for ever, and 1.9 MB passes as
 # argument, result, failure details and memo alike. What is left is room for a codec's frame.
 
+SMALL_BYTES = 64_000
+# Up to here it does not matter how many bytes a value takes.
+
 UNION_TAG = "type"
 """The field that tells the members of a union apart; always written."""
 
+LONGEST_NUMBER = 32
+# A float takes at most 25 characters, null takes four.
 WORST_ESCAPE = 6
 # JSON writes one character in at most six bytes (\u001f), so `len * 6` bounds a string without encoding it.
 
@@ -48,7 +58,7 @@ class Stored(BaseModel):
     A new field arrives with a default.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
     _omittable: ClassVar[dict[str, Any]] = {}
     """Default by field. One that depends on other fields is always written. Defaults are immutable or only compared, so
@@ -83,6 +93,12 @@ def size(value: Any) -> int:
     return len(encode(value))
 
 
+def measure(value: Any) -> int:
+    """Bytes that a value takes as JSON, or, where it is small, a bound that costs nothing to find."""
+    bound = _bound(value)
+    return bound if bound <= SMALL_BYTES else size(value)
+
+
 def fits(value: Any, limit: int = MAX_PAYLOAD_BYTES) -> bool:
     """Whether a value may leave as one payload. Cheap for small values: they are bounded without being encoded."""
     return _bound(value) <= limit or size(value) <= limit
@@ -109,4 +125,4 @@ def _bound(value: Any) -> int:
         return sum(_bound(item) + 1 for item in value) + 2
     if isinstance(value, int):  # bool included; Python's integers have no largest one
         return 6 + value.bit_length() // 3
-    return 32  # null and floats; anything else was made from JSON
+    return LONGEST_NUMBER if value is None or isinstance(value, float) else size(value)

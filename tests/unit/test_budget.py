@@ -102,7 +102,10 @@ TestSpending = Spending.TestCase
         ),
         pytest.param(Ledger(), Request(), Granted(Ledger(), None), id="no limit, no grant"),
         pytest.param(
-            Ledger(), Request(at_most=7), Granted(Ledger(), Grant(tokens=7)), id="no limit, the step's own cap"
+            Ledger(),
+            Request(at_most=7),
+            Granted(Ledger(tokens=Account(granted=7)), Grant(tokens=7)),
+            id="no limit, the step's own cap",
         ),
         pytest.param(
             limited(0), Request(), Denied("workflow token budget exhausted (0 / 0 tokens)"), id="a limit of 0"
@@ -122,7 +125,7 @@ TestSpending = Spending.TestCase
         pytest.param(
             limited(100, consumed=80, granted=10),
             Request(at_least=21),
-            Denied("workflow token budget exhausted (80 / 100 tokens)"),
+            Denied("workflow token budget cannot pay 21 tokens more (80 / 100 tokens used)"),
             id="more than the others can give back",
         ),
         pytest.param(
@@ -191,11 +194,11 @@ def test_passed_soft_limit_tells_once() -> None:
     """The soft limit is passed by the settlement that crosses it, not by those after it."""
     steps = [limited(100, consumed=consumed) for consumed in (0, 79, 80, 95)]
     passed = [budget.passed_soft_limit(before, after) for before, after in pairwise(steps)]
-    assert passed == [None, "workflow_tokens", None]
+    assert passed == [[], ["workflow_tokens"], []]
 
 
 def test_recent_ids_travel() -> None:
     """Across continue-as-new the latest ids are kept, so that a report sent twice around it counts once."""
     ledger = Ledger(recorded=dict.fromkeys(str(number) for number in range(budget.RECENT_IDS + 1)))
-    kept = budget.with_recent_ids(ledger).recorded
+    kept = budget.as_carried(ledger).recorded
     assert (len(kept), "0" in kept, str(budget.RECENT_IDS) in kept) == (budget.RECENT_IDS, False, True)

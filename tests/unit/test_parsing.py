@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from workflows.errors import InputRejected, OptionsRejected
+from workflows.errors import OptionsRejected, PerdureError
 from workflows.parsing import parse
 from workflows.steps import RunOptions
 from workflows.steps_workflow import parse_phases, unknown_fields
@@ -61,7 +61,7 @@ STEP = {"task_id": "a", "agent": "b", "prompt": "p"}
         ),
         pytest.param(
             [{"name": "x", "steps": [STEP, STEP]}],
-            "Steps: phase 'x' has two steps with task_id 'a'. Give each its own.",
+            "phase 'x': task_id 'a' is used by more than one step. Give each step of a call its own.",
             id="duplicate",
         ),
         pytest.param(
@@ -74,7 +74,7 @@ STEP = {"task_id": "a", "agent": "b", "prompt": "p"}
 )
 def test_phases_are_refused_with_their_place(phases: Any, message: str) -> None:
     """The input of `Steps` is refused with the place of each mistake."""
-    with pytest.raises(InputRejected) as refused:
+    with pytest.raises(PerdureError) as refused:
         parse_phases(phases)
     assert refused.value.message == message
 

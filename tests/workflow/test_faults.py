@@ -1,0 +1,206 @@
+"""What programs, callers and signals get wrong: each ends in our words, and no workflow task retries for ever."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+from tests import programs
+from tests.programs import step, steps
+from tests.support import World, event_types, events_of, failure_of, rejection_of, served, wait_until
+from workflows import wire
+
+LIMIT = timedelta(seconds=30)
+# On a run without any input: what would retry for ever ends, and fails its test.
+
+NO_OBJECT = "input should be a valid dictionary or instance of"
+
+
+@pytest.fixture(scope="module")
+async def world(client: Client) -> AsyncIterator[World]:
+    async with served(
+        client,
+        programs.FanOut,
+        programs.Sequence,
+        programs.Wide,
+        programs.Mistaken,
+        programs.Nested,
+        programs.Aside,
+        programs.UndoingAsNew,
+    ) as world:
+        yield world
+
+
+@pytest.mark.parametrize(
+    ("mistake", "result"),
+    [
+        ("a stage that returns a dict", [None, None]),
+        ("a prompt that cannot be stored", [[False, "failed"], [True, "ok"]]),
+        ("a log that is no JSON", "logged"),
+        ("a deadline that has passed", "TimedOut"),
+    ],
+)
+async def test_mistake_of_a_program_is_contained(world: World, mistake: str, result: Any) -> None:
+    """A mistake costs its own step or chain; nothing stays open."""
+    handle = await world.start("Mistaken", mistake, budget_tokens=1_000)
+    assert await handle.result() == result
+    assert (await handle.query("progress"))["running"] == 0
+    assert (await handle.query("budget"))["granted_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("mistake", "kind", "message"),
+    [
+        (
+            "next that returns nothing",
+            "InputRejected",
+            "loop: next returned None; it returns Continue(specs) or Stop().",
+        ),
+        (
+            "too many steps",
+            "FanOutTooLarge",
+            "parallel: 12,001 steps in one call; a history holds 12,000. Divide them over several runs, or over "
+            "several calls with continue_as_new_if_needed between them.",
+        ),
+    ],
+)
+async def test_mistake_of_a_program_fails_its_run(world: World, mistake: str, kind: str, message: str) -> None:
+    """What the program must mend fails the run and says how."""
+    assert await rejection_of(await world.start("Mistaken", mistake)) == (kind, message)
+
+
+@pytest.mark.parametrize(
+    ("signal", "payloads", "reason"),
+    [
+        (
+            "set_budget",
+            [],
+            f"signal set_budget is None; {NO_OBJECT} BudgetChange.",
+        ),
+        ("set_budget", [{}, {}], "signal set_budget takes one object; it was given 2 values."),
+        (
+            "set_budget",
+            [{"limit_usd": "Infinity"}],
+            "signal set_budget: 'limit_usd' is 'Infinity'; input should be a finite number.",
+        ),
+        (
+            "record_usage",
+            [{"id": "a", "cost_usd": "nan"}],
+            "signal record_usage: 'cost_usd' is 'nan'; input should be a finite number.",
+        ),
+        (
+            "record_usage",
+            ["x"],
+            f"signal record_usage is 'x'; {NO_OBJECT} UsageReport.",
+        ),
+    ],
+)
+async def test_wrong_signal_does_not_stop_the_run(world: World, signal: str, payloads: list[Any], reason: str) -> None:
+    """Whatever a signal holds, the run goes on, and tells what was wrong with it."""
+    handle = await world.start("Sequence", [step("a", "brief")])
+    await handle.signal(signal, args=payloads)
+    await handle.result()
+    assert [event["reason"] for event in await events_of(handle) if event["type"] == "signal_rejected"] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], 'Steps takes a list of phases, [{"name": …, "steps": […]}]; it was given a NoneType.'),
+        ([[], []], "Steps takes one argument, a list of phases; it was given 2."),
+    ],
+)
+async def test_steps_without_its_input_fails(world: World, arguments: list[Any], message: str) -> None:
+    """The commonest mistake there is: no input, or one too many."""
+    handle = await world.client.start_workflow(
+        "Steps", args=arguments, id=f"no-input-{len(arguments)}", task_queue=world.task_queue, execution_timeout=LIMIT
+    )
+    assert await rejection_of(handle) == ("InputRejected", message)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"max_attempts": 3_000_000_000},
+        {"task_queue": "/_sys/mine"},
+        {"timeout_seconds": 1e300},
+    ],
+    ids=["attempts", "task queue", "timeout"],
+)
+async def test_value_that_the_server_refuses_fails_the_run(world: World, spec: dict[str, Any]) -> None:
+    """What Temporal would refuse for ever is refused at once."""
+    full = {"task_id": "a", "agent": "echo", "prompt": "p", **spec}
+    kind, message = await rejection_of(await world.start("Steps", [{"name": "one", "steps": [full]}]))
+    assert kind == "InputRejected"
+    assert next(iter(spec)) in message
+
+
+async def test_users_result_too_large_keeps_its_shape(world: World) -> None:
+    """A list of outcomes over the limit is returned with its large outputs replaced."""
+    outcomes = await world.run("FanOut", [step(f"s{n}", "verbose", "800000") for n in range(3)])
+    assert [outcome["output"][:25] for outcome in outcomes] == ["[left out: 800,000 bytes,"] * 3
+
+
+async def test_fan_out_of_large_prompts_is_paced(world: World) -> None:
+    """Prompts that together pass what one message to the server takes go out in several."""
+    assert await world.run("Wide", {"count": 8, "characters": 700_000}) == [700_000] * 8
+
+
+async def test_outer_deadline_is_kept_while_the_inner_one_ends_its_work(world: World) -> None:
+    """A deadline that comes while other work is being ended is not lost."""
+    handle = await world.start("Nested")
+    assert await handle.result() == "TimedOut"
+    assert (await handle.query("progress"))["running"] == 0
+
+
+async def test_cancel_ends_steps_in_tasks_of_the_workflow_s_own(world: World) -> None:
+    """Steps that were started aside are cancelled, awaited and recorded too."""
+    handle = await world.start("Aside", budget_tokens=10_000)
+
+    async def begun() -> bool:
+        return (await event_types(handle)).count("step_started") == 4
+
+    await wait_until("four steps have begun", begun)
+    await handle.cancel()
+    assert type(await failure_of(handle)).__name__ == "CancelledError"
+    assert (await event_types(handle)).count("step_finished") == 4
+    assert (await handle.query("budget"))["granted_tokens"] == 0
+
+
+async def test_continue_as_new_undoes_nothing(world: World) -> None:
+    """A saga knows that a run which continues as new goes on, also in an `except BaseException`."""
+    assert await world.run("UndoingAsNew", False) == "as new"
+
+
+async def test_suspended_without_a_limit_ends(world: World) -> None:
+    """An agent that asks for tokens where nothing limits them is not scheduled for ever."""
+    [outcome] = await world.run("Sequence", [step("a", "insatiable")])
+    assert outcome["error"] == "it was suspended for tokens, and nothing limits the tokens it may spend"
+    [outcome] = await world.run("Sequence", [step("a", "insatiable")], budget_tokens=5_000)
+    assert outcome["error"] == "workflow token budget cannot pay 5001 tokens more (0 / 5000 tokens used)"
+
+
+async def test_carried_memo_that_is_wrong_fails_the_run(world: World) -> None:
+    """A memo that is not ours is refused by name."""
+    handle = await world.client.start_workflow(
+        "FanOut", [], id="wrong-memo", task_queue=world.task_queue, memo={wire.CARRIED_MEMO: {"ledger": 3}}
+    )
+    kind, message = await rejection_of(handle)
+    assert kind == "InputRejected"
+    assert message.startswith("memo perdure_carried: 'ledger' is 3; ")
+
+
+@pytest.mark.parametrize("seconds", [None, 60.0], ids=["no limit", "with a limit"])
+async def test_cancelled_steps_return_their_grants(world: World, seconds: float | None) -> None:
+    """A cancel settles what is in flight, whether or not the steps have limits of their own."""
+    handle = await world.start("FanOut", steps(3, "slow", timeout_seconds=seconds), budget_tokens=10_000)
+
+    async def begun() -> bool:
+        return (await event_types(handle)).count("step_started") == 3
+
+    await wait_until("three steps have begun", begun)
+    await handle.cancel()
+    await failure_of(handle)
+    assert (await handle.query("budget"))["granted_tokens"] == 0
