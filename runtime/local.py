@@ -226,11 +226,11 @@ async def _start(folder: Path) -> LocalServer:
             await _stop(folder)  # interrupted while it came up: nobody would know of it
             raise
         await _stop(folder)
-        if not (died and PORT_TAKEN in _last_lines(folder)):
+        if not (died and PORT_TAKEN in _log_excerpt(folder)):
             break
     raise LocalServerFailed(
         f"The embedded server did not come up{'' if died else f' within {START_LIMIT_SECONDS:g} s'}. "
-        f"The end of {str(folder / 'server.log')!r}:\n{_last_lines(folder) or '(it is empty)'}"
+        f"From {str(folder / 'server.log')!r}:\n{_log_excerpt(folder) or '(it is empty)'}"
     )
 
 
@@ -320,6 +320,9 @@ def _signal(pid: int, number: signal.Signals, folder: Path) -> None:
             os.kill(pid, number)
 
 
-def _last_lines(folder: Path) -> str:
+def _log_excerpt(folder: Path) -> str:
     lines = (folder / "server.log").read_text(errors="replace").splitlines()
-    return "\n".join(lines[-LOG_LINES_SHOWN:])
+    if len(lines) <= LOG_LINES_SHOWN:
+        return "\n".join(lines)
+    half = LOG_LINES_SHOWN // 2  # a crash says what it was first, and where last
+    return "\n".join([*lines[:half], f"… ({len(lines) - 2 * half:,} lines left out)", *lines[-half:]])

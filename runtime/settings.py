@@ -131,6 +131,7 @@ class Settings(BaseModel):
     log_format: Annotated[Literal["auto", "json", "console"], LowerCase] = Field(
         default="auto", description="'auto', 'json' or 'console'"
     )
+    traceback: bool = Field(default=False, description="1 shows where a fault of perdure's own is, 0 does not")
     deployment_name: str | None = Field(default=None, min_length=1, description="the name of a worker deployment")
     build_id: str | None = Field(default=None, min_length=1, description="the build id of this worker")
 

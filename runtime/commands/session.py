@@ -1,0 +1,187 @@
+"""One call of the command: its connection to Temporal, the embedded server and worker of `--local`, its end.
+
+Law: a mistake of the caller or an absent server ends in one sentence and its exit code, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import click
+from temporalio.client import Client
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.service import RPCError, RPCStatusCode
+
+from runtime.commands.options import (
+    INTERRUPTED,
+    NOT_COMPLETED,
+    UNREACHABLE,
+    Common,
+    Fault,
+)
+from runtime.connect import connect
+from runtime.local import local_server
+from runtime.plugin import load_workflows
+from runtime.settings import Settings
+from runtime.watching import NoAnswer, RunNotFound, RunReader, latest_run, open_runs
+from workflows.errors import LocalServerFailed, PerdureError, ServerUnreachable
+
+LOCAL_DRAIN = timedelta(seconds=2)
+# A person waits for their prompt; a step that takes longer goes on from its checkpoint at the next `--local`.
+
+LATEST = "-"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connected call."""
+
+    client: Client
+    settings: Settings
+    common: Common
+    workflows: tuple[type, ...] = field(default=())
+    """The user's own, as `--workflows` and the target name them."""
+    ui_url: str | None = None
+    """Where the embedded server shows its runs."""
+
+    @property
+    def address(self) -> str:
+        """Where Temporal answers."""
+        return self.client.service_client.config.target_host
+
+    async def reader(self, run: str) -> RunReader:
+        """Read the run of an id; `-` is the latest one."""
+        workflow_id = run
+        if run == LATEST:
+            latest = await latest_run(self.client, self.settings.task_queue)
+            if latest is None:
+                raise Fault(
+                    f"No run was found on task queue {self.settings.task_queue!r} in namespace "
+                    f"{self.client.namespace!r} at {self.address}. Start one with `perdure run`, or name a run."
+                )
+            workflow_id = latest
+        return await RunReader.open(self.client, workflow_id, self.settings, self.workflows)
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[None]:
+        """With `--local`, serve the task queue while the block runs; a service has its own workers."""
+        if not self.common.is_local or self.common.hosting is None:
+            yield
+            return
+        worker = self.common.hosting.build_worker(
+            self.client, self.settings, workflows=self.workflows, graceful_shutdown_timeout=LOCAL_DRAIN
+        )
+        tell(f"Temporal UI: {self.ui_url}")
+        async with worker:
+            yield
+
+    async def tell_open_runs(self) -> None:
+        """Name each unfinished run that goes on because this call brings a worker."""
+        if self.common.is_local:
+            for workflow_id, workflow_type in await open_runs(self.client, self.settings.task_queue):
+                tell(f"Run {workflow_id!r} ({workflow_type}) goes on.")
+
+
+def execute(
+    common: Common, body: Callable[[Session], Awaitable[int]], *, workflows: Sequence[str] = (), **settings: Any
+) -> int:
+    """Connect, run the body, and give its exit code."""
+    with faults():
+        return asyncio.run(_execute(common, body, tuple(workflows), settings))
+
+
+async def _execute(
+    common: Common, body: Callable[[Session], Awaitable[int]], workflows: tuple[str, ...], overrides: dict[str, Any]
+) -> int:
+    settings = Settings.load(**overrides)
+    settings = settings.model_copy(update={"workflows": tuple(dict.fromkeys((*settings.workflows, *workflows)))})
+    classes = tuple(load_workflows(settings.workflows))
+    _quieten(settings, is_serving=common.is_local)
+    async with AsyncExitStack() as stack:
+        address, namespace, ui_url = common.address, common.namespace, None
+        if common.is_local:
+            server = await stack.enter_async_context(local_server())
+            address, namespace, ui_url = server.address, server.namespace, server.ui_url
+        client = await connect(settings, address=address, namespace=namespace)
+        return await body(Session(client, settings, common, classes, ui_url))
+
+
+def _quieten(settings: Settings, *, is_serving: bool) -> None:
+    """Keep logs off the view unless somebody asked for them: only errors, on stderr, the SDK's own among them."""
+    if is_serving or settings.model_fields_set & {"log_level", "log_format"}:
+        from runtime import logs  # loads structlog, which reading a run must not wait for
+
+        logs.configure(settings.log_level if "log_level" in settings.model_fields_set else "error", settings.log_format)
+    else:
+        logging.getLogger().setLevel(logging.ERROR)
+    forwarding = LogForwardingConfig(
+        logging.getLogger("temporalio.core"), append_target_to_name=False, prepend_target_on_message=False
+    )
+    filter_ = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    telemetry = TelemetryConfig(logging=LoggingConfig(filter_, forwarding=forwarding))
+    Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Turn what people can mend into a sentence and an exit code."""
+    try:
+        yield
+    except (ServerUnreachable, LocalServerFailed) as error:
+        raise Fault(error.message, UNREACHABLE) from error
+    except (PerdureError, RunNotFound) as error:
+        raise Fault(getattr(error, "message", str(error))) from error
+    except NoAnswer as error:
+        raise Fault(str(error), NOT_COMPLETED) from error
+    except RPCError as error:
+        if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED):
+            raise Fault(f"Temporal stopped answering: {error.message}. Try again.", UNREACHABLE) from error
+        raise
+
+
+@contextmanager
+def interruption() -> Iterator[asyncio.Event]:
+    """An event that the first Ctrl-C (or SIGTERM) sets, so that what was started is ended well.
+
+    The second one leaves at once.
+    """
+    loop, seen = asyncio.get_running_loop(), asyncio.Event()
+
+    def note() -> None:
+        if seen.is_set():
+            os._exit(INTERRUPTED)
+        seen.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, note)
+    try:
+        yield seen
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def tell(line: str) -> None:
+    """A line for people, out of the way of what programs read."""
+    click.echo(line, err=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on a line."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def is_terminal() -> bool:
+    """Whether a person watches stdout."""
+    return sys.stdout.isatty()

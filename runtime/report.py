@@ -1,0 +1,363 @@
+"""What people see of a run: plain lines anywhere, and one live view on a terminal.
+
+Pure: values in, text or renderables out. What is cut to fit a line says how long it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from runtime.watching import Ending, Json, RunInfo, outcomes
+from workflows.errors import cut
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LINE_LENGTH = 160
+# An error or a log message in a line that is read at a glance.
+SHOWN_RUNNING = 8
+SHOWN_FAILURES = 5
+SHOWN_EVENTS = 6
+SHOWN_PHASES = 10
+# Rows of the live view, which must fit a terminal of 40 lines.
+BAR_WIDTH = 24
+
+MARKS = {"ok": "✓", "running": "▶", "waiting": "…", "suspended": "…"}
+"""Mark by step state; every other state is a failure."""
+FAILED_MARK = "✗"
+IN_FLIGHT = ("running", "waiting")
+
+
+@dataclass
+class View:
+    """The latest that is known of a run while it is watched."""
+
+    info: RunInfo
+    progress: Json | None = None
+    budget: Json | None = None
+    notice: str | None = None
+    """Why nothing newer is known."""
+    events: list[Json] = field(default_factory=list)
+    """The last envelopes."""
+
+    def note(self, envelope: Json) -> None:
+        """Take in the next event."""
+        self.events = [*self.events, envelope][-SHOWN_EVENTS:]
+
+    def steps(self, now: datetime) -> list[Json]:
+        """The steps of the progress, those in flight with their duration until now.
+
+        A run's own clock stands still between its workflow tasks, so it tells only when a step began.
+        """
+        return [
+            {**step, "duration_ms": max(0, (now - datetime.fromisoformat(step["begun"])) / timedelta(milliseconds=1))}
+            if step["status"] in IN_FLIGHT
+            else step
+            for step in (self.progress or {}).get("steps", ())
+        ]
+
+
+def duration(milliseconds: float) -> str:
+    """A duration as people read it: `0.4 s`, `2 min 5 s`, `3 h 12 min`."""
+    seconds = round(milliseconds / 1000, 1)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def one_line(text: str) -> str:
+    """A text on one line, cut with its length."""
+    return cut(" ".join(text.split()), LINE_LENGTH)
+
+
+def dollars(amount: float) -> str:
+    """An amount with as many digits as small prices need."""
+    return f"${amount:,.4f}" if amount < 1 else f"${amount:,.2f}"
+
+
+def budget_line(budget: Json) -> str:
+    """The budget in one line."""
+    consumed, limit = budget["consumed_tokens"], budget["limit_tokens"]
+    text = f"{consumed:,} tokens used, no limit"
+    if limit is not None:
+        percent = 100 if limit == 0 else consumed * 100 // limit
+        text = f"{consumed:,} of {limit:,} tokens used ({percent} %)"
+    if budget["granted_tokens"]:
+        text += f", {budget['granted_tokens']:,} held for steps in flight"
+    if budget["consumed_usd"] or budget["limit_usd"] is not None:
+        text += f"; {dollars(budget['consumed_usd'])} spent"
+        text += "" if budget["limit_usd"] is None else f" of {dollars(budget['limit_usd'])}"
+    return text
+
+
+def run_line(info: RunInfo, now: datetime) -> str:
+    """A run in one line."""
+    took = duration(((info.closed or now) - info.started) / timedelta(milliseconds=1))
+    return f"{info.id}  {info.type}  {info.status}  {info.started.astimezone():%Y-%m-%d %H:%M:%S}  {took}"
+
+
+def progress_lines(view: View, now: datetime) -> list[str]:
+    """Phases, steps in flight, failures and budget, for a person who reads plain lines."""
+    if view.progress is None or view.budget is None:
+        return []
+    progress, steps = view.progress, view.steps(now)
+    lines = [f"steps: {_counts(progress)}"]
+    lines += [f"  {phase_line(phase)}" for phase in progress["phases"]]
+    running = [step for step in steps if step["status"] in IN_FLIGHT]
+    failed = [step for step in steps if _is_failure(step)]
+    lines += [f"  {step_line(step)}" for step in [*running, *failed]]
+    omitted = progress.get("omitted_steps", 0)
+    lines += [f"  {omitted:,} more steps are counted above and not listed"] if omitted else []
+    return [*lines, f"budget: {budget_line(view.budget)}"]
+
+
+def phase_line(phase: Json) -> str:
+    """A phase with its counts."""
+    is_running = phase["status"] == "running"
+    mark = "▶" if is_running else FAILED_MARK if phase["failed"] else "✓"
+    return f"{mark} phase {phase['index']} {phase['name']!r}: {_counts(phase)} of {phase['step_count']}"
+
+
+def step_line(step: Json) -> str:
+    """A step with its state, and its error where it failed."""
+    mark = MARKS.get(step["status"], FAILED_MARK)
+    text = f"{mark} {step['step']} ({step['agent']}) {step['status']}, {duration(step.get('duration_ms', 0))}"
+    return f"{text}: {one_line(step['error'])}" if step.get("error") else text
+
+
+def outcome_lines(report: Any) -> list[str]:
+    """The outcomes of a `Steps` report, one line each."""
+    return [_outcome_line(outcome) for outcome in outcomes(report)]
+
+
+def _outcome_line(outcome: Json) -> str:
+    status = outcome.get("status", "ok")
+    tokens = outcome.get("usage", {}).get("total_tokens", 0)
+    spent = f", {tokens:,} tokens" if tokens else ""
+    mark = "✓" if outcome["success"] else FAILED_MARK
+    text = (
+        f"{mark} {outcome['task_id']} ({outcome['agent']}) {status}, {duration(outcome.get('duration_ms', 0))}{spent}"
+    )
+    return f"{text}: {one_line(outcome['output'])}" if outcome["output"] else text
+
+
+def ending_lines(info: RunInfo, ending: Ending) -> list[str]:
+    """How a run ended: its outcomes or result, then one closing line."""
+    reported = outcomes(ending.result)
+    if reported:
+        lines = outcome_lines(ending.result)
+    else:
+        lines = [] if ending.result is None else json.dumps(ending.result, ensure_ascii=False, indent=2).splitlines()
+    return [*lines, closing_line(info, ending)]
+
+
+def closing_line(info: RunInfo, ending: Ending) -> str:
+    """The last word on a run."""
+    took = "" if info.closed is None else f" after {duration((info.closed - info.started) / timedelta(milliseconds=1))}"
+    text = f"Run {info.id!r} {_ended(ending)}{took}"
+    if ending.counts:
+        succeeded, failed = ending.counts
+        text += f": {_count(succeeded, 'step')} succeeded, {failed} failed"
+    if ending.failure:
+        text += f": {one_line(ending.failure)}"
+    return text + ("" if text.endswith((".", "…")) else ".")
+
+
+def _ended(ending: Ending) -> str:
+    return {"completed": "completed", "timed_out": "timed out"}.get(ending.status) or (
+        "failed" if ending.status == "failed" else f"was {ending.status}"
+    )
+
+
+def event_line(envelope: Json) -> str:
+    """An event as a line: its time, and what happened. An event of a newer version is shown as it is stored."""
+    event = envelope["event"]
+    tell = EVENT_TEXTS.get(event["type"])
+    text = one_line(tell(event) if tell else json.dumps(event, ensure_ascii=False))
+    return f"{clock(envelope['time'])}  {text}"
+
+
+def clock(time: str) -> str:
+    """The local time of day of an event."""
+    return f"{datetime.fromisoformat(time).astimezone():%H:%M:%S}"
+
+
+def _phase_start(event: Json) -> str:
+    return f"▶ phase {event['index']} {event['name']!r} begins: {_count(event['step_count'], 'step')}"
+
+
+def _phase_end(event: Json) -> str:
+    mark = FAILED_MARK if event["failed"] else "✓"
+    return (
+        f"{mark} phase {event['index']} {event['name']!r} ended: "
+        f"{event['succeeded']} succeeded, {event['failed']} failed"
+    )
+
+
+def _log(event: Json) -> str:
+    fields = event.get("fields")
+    return f"{event['level']}: {event['message']}" + (f" {json.dumps(fields, ensure_ascii=False)}" if fields else "")
+
+
+def _step_finished(event: Json) -> str:
+    is_ok = event["status"] == "ok"
+    tokens = event.get("total_tokens", 0)
+    attempts = event.get("attempts", 1)
+    text = f"{'✓' if is_ok else FAILED_MARK} step {event['step']} {event['status']}, {duration(event['duration_ms'])}"
+    text += f", {tokens:,} tokens" if tokens else ""
+    text += f", {attempts} attempts" if attempts > 1 else ""
+    return f"{text}: {event['error']}" if event.get("error") else text
+
+
+def _budget_changed(event: Json) -> str:
+    tokens, usd = event.get("limit_tokens"), event.get("limit_usd")
+    return (
+        f"the budget is now {'without a limit of tokens' if tokens is None else f'{tokens:,} tokens'}"
+        f"{'' if usd is None else f' and {dollars(usd)}'}"
+    )
+
+
+def _usage_unknown(event: Json) -> str:
+    charged = event.get("charged_tokens")
+    amount = "nothing could be charged" if charged is None else f"its whole grant of {charged:,} tokens was charged"
+    return f"step {event['step']} ended without telling what it spent: {amount}"
+
+
+def _step_resumed(event: Json) -> str:
+    needed = event.get("at_least", 0)
+    return f"step {event['step']} goes on" + (f"; its next model call takes {needed:,} tokens" if needed else "")
+
+
+def _stage_finished(event: Json) -> str:
+    is_ok = event["status"] == "succeeded"
+    mark = "✓" if is_ok else FAILED_MARK
+    text = f"{mark} stage {event['stage']!r} {event['status']}, {duration(event['duration_ms'])}"
+    return f"{text}: {event['error']}" if event.get("error") else text
+
+
+def _approval_resolved(event: Json) -> str:
+    if event.get("by_deadline"):
+        return f"approval {event['id']!r} was decided by its deadline"
+    by = event.get("answered_by")
+    return f"approval {event['id']!r} was answered" + (f" by {by!r}" if by else "")
+
+
+def _action_finished(event: Json) -> str:
+    mark = "✓" if event["status"] == "succeeded" else FAILED_MARK
+    attempts = event.get("attempts", 1)
+    text = f"{mark} action {event['action']!r} {event['status']}, {duration(event['duration_ms'])}"
+    text += f", {attempts} attempts" if attempts > 1 else ""
+    return f"{text}: {event['error']}" if event.get("error") else text
+
+
+def _compensation_finished(event: Json) -> str:
+    text = f"compensation {event['name']!r} {event['status']}"
+    return f"{text}: {event['error']}" if event.get("error") else text
+
+
+EVENT_TEXTS: dict[str, Callable[[Json], str]] = {
+    "phase_start": _phase_start,
+    "phase_end": _phase_end,
+    "log": _log,
+    "budget_exhausted": lambda event: event["reason"],
+    "budget_threshold": lambda event: f"{event['percent']} % of the budget is used ({event['resource']})",
+    "budget_changed": _budget_changed,
+    "step_started": lambda event: f"▶ step {event['step']} ({event['agent']})",
+    "step_finished": _step_finished,
+    "step_waiting": lambda event: f"… step {event['step']} waits: {event['reason']}",
+    "step_resumed": _step_resumed,
+    "step_warning": lambda event: f"step {event['step']}: {event['message']}",
+    "usage_unknown": _usage_unknown,
+    "usage_recorded": lambda event: f"usage {event['id']!r} recorded: {event['usage'].get('total_tokens', 0):,} tokens",
+    "signal_rejected": lambda event: f"signal {event['signal']!r} was not understood: {event['reason']}",
+    "stage_started": lambda event: f"▶ stage {event['stage']!r} begins",
+    "stage_finished": _stage_finished,
+    "approval_asked": lambda event: f"… approval {event['id']!r} of stage {event['stage']!r} waits: {event['prompt']}",
+    "approval_resolved": _approval_resolved,
+    "action_started": lambda event: f"▶ action {event['action']!r} calls {event['tool']!r}",
+    "action_finished": _action_finished,
+    "compensation_started": lambda event: f"compensation {event['name']!r} begins",
+    "compensation_finished": _compensation_finished,
+}
+"""What to say by event type."""
+
+
+def _counts(of: Json) -> str:
+    text = f"{of['succeeded']:,} done, {of['failed']:,} failed"
+    return f"{text}, {of['running']:,} running" if of["running"] else text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _is_failure(step: Json) -> bool:
+    return step["status"] not in MARKS
+
+
+def live_view(view: View, now: datetime) -> RenderableType:
+    """The live view: phases with bars, steps in flight, budget, latest failures and last events."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(run_line(view.info, now), style="bold")]
+    if view.progress is not None:
+        steps = view.steps(now)
+        running = [step for step in steps if step["status"] in IN_FLIGHT]
+        failed = [step for step in steps if _is_failure(step)]
+        parts += [_phases(view.progress["phases"]), Text(f"steps: {_counts(view.progress)}")]
+        parts += _rows(running, SHOWN_RUNNING, "running", "cyan")
+        parts += _rows(failed[::-1], SHOWN_FAILURES, "failed", "red")
+    if view.budget is not None:
+        parts.append(_budget(view.budget))
+    parts += [Text(event_line(envelope), style="dim", no_wrap=True) for envelope in view.events[-SHOWN_EVENTS:]]
+    if view.notice is not None:
+        parts.append(Text(view.notice, style="yellow"))
+    return Group(*parts)
+
+
+def _phases(phases: Sequence[Json]) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 1))
+    for phase in phases[-SHOWN_PHASES:]:
+        done = phase["succeeded"] + phase["failed"]
+        bar = ProgressBar(total=max(1, phase["step_count"]), completed=done, width=BAR_WIDTH)
+        table.add_row(str(phase["index"]), phase["name"], bar, f"{_counts(phase)} of {phase['step_count']}")
+    if len(phases) > SHOWN_PHASES:
+        table.add_row("", f"… {len(phases) - SHOWN_PHASES} earlier phases", "", "")
+    return table
+
+
+def _budget(budget: Json) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    if budget["limit_tokens"] is None:
+        from rich.text import Text
+
+        return Text(f"budget: {budget_line(budget)}")
+    table = Table.grid(padding=(0, 1))
+    table.add_row(
+        "budget",
+        ProgressBar(total=max(1, budget["limit_tokens"]), completed=budget["consumed_tokens"], width=BAR_WIDTH),
+        budget_line(budget),
+    )
+    return table
+
+
+def _rows(steps: Sequence[Json], shown: int, what: str, style: str) -> Iterable[RenderableType]:
+    from rich.text import Text
+
+    rows = [Text(f"  {step_line(step)}", style=style, no_wrap=True) for step in steps[:shown]]
+    if len(steps) > shown:
+        rows.append(Text(f"  … {len(steps) - shown:,} more {what}", style=style))
+    return rows

@@ -1,0 +1,379 @@
+"""What there is to know about a run: how it stands, what it answers, how it ended.
+
+A query is answered by a live worker. Where none answers, a closed run is read by replaying its history here
+(`runtime.recall`), and an open one cannot be read: `NoAnswer` says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from temporalio.api.enums.v1 import EventType, TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import (
+    Client,
+    WorkflowExecution,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowHistoryEventFilterType,
+    WorkflowQueryFailedError,
+)
+from temporalio.exceptions import ApplicationError, CancelledError, FailureError, TerminatedError, TimeoutError
+from temporalio.service import RPCError, RPCStatusCode
+
+from runtime.recall import Questions, RecallFailed, recall
+from runtime.settings import Settings
+from workflows.wire import BUDGET_QUERY, CANCELLED, EVENTS_QUERY, PROGRESS_QUERY, STEPS_WORKFLOW
+
+Json = dict[str, Any]
+
+ANSWER_TIMEOUT = timedelta(seconds=5)
+# A live worker answers in milliseconds; without one the server itself would wait 30 s.
+
+PATIENCE = timedelta(seconds=1)
+# A worker that has not answered by then may be gone: it stays listed for minutes, and never answers.
+
+POLLER_FRESH = timedelta(seconds=70)
+# A poll is open for 60 s at most, and the server lists a poller for minutes after its process is gone.
+
+RUNNING = "running"
+COMPLETED = "completed"
+
+STATUS_WORDS = {"canceled": CANCELLED}
+# Temporal spells this one status with one l; perdure's own failure type has two.
+
+
+STATUS_NAMES = {
+    "running": "Running",
+    "completed": "Completed",
+    "failed": "Failed",
+    "cancelled": "Canceled",
+    "terminated": "Terminated",
+    "timed_out": "TimedOut",
+    "continued_as_new": "ContinuedAsNew",
+}
+"""What a list filter calls each status."""
+
+
+class RunNotFound(Exception):
+    """No run has this id."""
+
+
+class NoAnswer(Exception):
+    """The run cannot be read now; the message says why and what helps."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """How a run stands, as Temporal itself tells."""
+
+    id: str
+    run_id: str
+    type: str
+    status: str
+    task_queue: str
+    started: datetime
+    closed: datetime | None
+    events: int
+    """Length of its history."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run has not ended."""
+        return self.closed is None
+
+    def to_json(self) -> Json:
+        """The run for programs."""
+        return {
+            "id": self.id,
+            "run_id": self.run_id,
+            "type": self.type,
+            "status": self.status,
+            "task_queue": self.task_queue,
+            "start_time": self.started.isoformat(),
+            "close_time": self.closed.isoformat() if self.closed else None,
+            "history_length": self.events,
+        }
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended. A run that was stopped may still have a result: what it did before."""
+
+    type: str
+    status: str
+    result: Any = None
+    failure_type: str | None = None
+    failure: str | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the run did what it was for: it completed and, for `Steps`, no step failed."""
+        if self.status != COMPLETED:
+            return False
+        return self.counts is None or self.counts[1] == 0
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """Steps that succeeded and failed, where the run was `Steps` and has a report."""
+        if self.type != STEPS_WORKFLOW or not isinstance(self.result, dict):
+            return None
+        return self.result["succeeded"], self.result["failed"]
+
+    def to_json(self) -> Json:
+        """The ending for programs."""
+        failure = None if self.failure is None else {"type": self.failure_type, "message": self.failure}
+        return {"status": self.status, "result": self.result, "failure": failure}
+
+
+def outcomes(report: Any) -> list[Json]:
+    """The step outcomes in the report of a `Steps` run; none in any other value."""
+    phases = report.get("phases") if isinstance(report, dict) else None
+    return [outcome for phase in phases or () for outcome in phase.get("outcomes", ())]
+
+
+class RunReader:
+    """Reads one run."""
+
+    def __init__(self, client: Client, info: RunInfo, settings: Settings, workflows: Sequence[type]) -> None:
+        self.client = client
+        self.info = info
+        self.handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(info.id)
+        self._settings = settings
+        self._workflows = workflows
+        self._recalled: dict[tuple[str, tuple[Any, ...]], Any] | None = None
+        """Answers of a closed run that no worker gave, by query and arguments."""
+
+    @classmethod
+    async def open(cls, client: Client, workflow_id: str, settings: Settings, workflows: Sequence[type]) -> RunReader:
+        """Find a run. Raises `RunNotFound`."""
+        return cls(client, await describe(client, workflow_id), settings, workflows)
+
+    async def refresh(self) -> RunInfo:
+        """How the run stands now."""
+        self.info = await describe(self.client, self.info.id)
+        return self.info
+
+    async def budget(self) -> Json:
+        """The `budget` query."""
+        answer: Json = await self._ask(BUDGET_QUERY)
+        return answer
+
+    async def progress(self) -> Json:
+        """The `progress` query."""
+        answer: Json = await self._ask(PROGRESS_QUERY)
+        return answer
+
+    async def events(self, after: int = -1) -> Json:
+        """One page of the `events` query."""
+        answer: Json = await self._ask(EVENTS_QUERY, after)
+        return answer
+
+    async def all_events(self, after: int = -1) -> Json:
+        """Every page of the `events` query after an offset, as one."""
+        page = await self.events(after)
+        events, dropped = list(page["events"]), page.get("dropped", 0)
+        while page.get("more"):
+            page = await self.events(page["last_offset"])
+            events += page["events"]
+            dropped += page.get("dropped", 0)
+        return {"events": events, "last_offset": page["last_offset"], "dropped": dropped}
+
+    async def ending(self) -> Ending:
+        """How the run ended; waits until it has, also across continue-as-new."""
+        try:
+            result = await self.handle.result()
+        except WorkflowFailureError as error:
+            return _failed(self.info.type, error.cause)
+        return Ending(self.info.type, COMPLETED, result)
+
+    async def _ask(self, query: str, *arguments: Any) -> Any:
+        """A query's answer, from a worker or, for a closed run without one, from its history."""
+        queue = self.info.task_queue
+        if not self.info.is_open and (self._recalled is not None or not await has_worker(self.client, queue)):
+            return await self._recall(query, arguments)
+        asked = asyncio.create_task(self._query(query, arguments))
+        try:
+            await asyncio.wait({asked}, timeout=PATIENCE.total_seconds())
+            if not asked.done() and not self.info.is_open:
+                with suppress(NoAnswer):  # its code is not here; the worker may still answer
+                    return await self._recall(query, arguments)
+            elif not asked.done() and not await has_worker(self.client, queue):
+                raise NoAnswer(no_worker(queue))
+            return await asked
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+
+    async def _query(self, query: str, arguments: tuple[Any, ...]) -> Any:
+        """A worker's answer; from its history, where the run has ended and no worker answers."""
+        try:
+            return await self.handle.query(query, args=arguments, rpc_timeout=ANSWER_TIMEOUT)
+        except WorkflowQueryFailedError as error:
+            raise NoAnswer(f"Run {self.info.id!r} ({self.info.type}) does not answer {query!r}: {error}.") from error
+        except RPCError as error:
+            if error.status is RPCStatusCode.UNAVAILABLE:
+                raise
+            if not (await self.refresh()).is_open:
+                return await self._recall(query, arguments)
+            raise NoAnswer(await self._why_silent(error)) from error
+
+    async def _recall(self, query: str, arguments: tuple[Any, ...]) -> Any:
+        """An answer from the history; one replay answers all that is commonly asked together."""
+        recalled = self._recalled or {}
+        if (query, arguments) not in recalled:
+            questions: dict[str, tuple[Any, ...]] = {PROGRESS_QUERY: (), BUDGET_QUERY: (), query: arguments}
+            answers = await self._replay(questions)
+            recalled |= {(name, questions[name]): answer for name, answer in answers.items()}
+            self._recalled = recalled
+        if (query, arguments) not in recalled:
+            raise NoAnswer(f"Run {self.info.id!r} ({self.info.type}) does not answer {query!r}.")
+        return recalled[query, arguments]
+
+    async def _replay(self, questions: Questions) -> dict[str, Any]:
+        history = await self.handle.fetch_history()
+        try:
+            return await recall(history, questions, settings=self._settings, workflows=self._workflows)
+        except RecallFailed as error:
+            raise NoAnswer(
+                f"Run {self.info.id!r} ({self.info.type}) has ended, no worker of task queue "
+                f"{self.info.task_queue!r} answers, and its history cannot be replayed here: {error}. "
+                "Name the module of its workflow with --workflows, or start a worker."
+            ) from error
+
+    async def _why_silent(self, error: RPCError) -> str:
+        queue = self.info.task_queue
+        if not await has_worker(self.client, queue):
+            return no_worker(queue)
+        stuck = await self._stuck()
+        if stuck:
+            return stuck
+        if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+            return f"No worker of task queue {queue!r} has answered for {ANSWER_TIMEOUT.total_seconds():g} s."
+        return f"Run {self.info.id!r} cannot be read now: {error.message}."
+
+    async def _stuck(self) -> str | None:
+        """Why the run's workflow task is being tried again and again, if it is."""
+        events = self.handle.fetch_history_events(event_filter_type=WorkflowHistoryEventFilterType.ALL_EVENT)
+        failure: str | None = None
+        async for event in events:
+            if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+                failure = event.workflow_task_failed_event_attributes.failure.message
+            elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+                failure = None
+        if failure is None:
+            return None
+        return f"Run {self.info.id!r} cannot go on; its workflow code fails and is tried again: {failure}"
+
+
+async def describe(client: Client, workflow_id: str) -> RunInfo:
+    """How a run stands. Raises `RunNotFound`."""
+    try:
+        return _info(await client.get_workflow_handle(workflow_id).describe())
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        address = client.service_client.config.target_host
+        raise RunNotFound(
+            f"Run {workflow_id!r} was not found in namespace {client.namespace!r} at {address}."
+        ) from error
+
+
+def _info(description: WorkflowExecution) -> RunInfo:
+    status = description.status.name.lower() if description.status else "unknown"
+    return RunInfo(
+        id=description.id,
+        run_id=description.run_id,
+        type=description.workflow_type,
+        status=STATUS_WORDS.get(status, status),
+        task_queue=description.task_queue,
+        started=description.start_time,
+        closed=description.close_time,
+        events=description.history_length,
+    )
+
+
+def _failed(workflow_type: str, cause: BaseException) -> Ending:
+    """An ending that is no completion. Failure details hold the report of a run that reports what it did."""
+    if isinstance(cause, ApplicationError):
+        status = CANCELLED if cause.type == CANCELLED else "failed"
+        report = cause.details[0] if cause.details else None
+        return Ending(workflow_type, status, report, cause.type, _told(cause))
+    if isinstance(cause, CancelledError):
+        return Ending(workflow_type, CANCELLED, None, None, _told(cause))
+    if isinstance(cause, TerminatedError):
+        return Ending(workflow_type, "terminated", None, None, _told(cause))
+    if isinstance(cause, TimeoutError):
+        return Ending(workflow_type, "timed_out", None, None, _told(cause))
+    return Ending(workflow_type, "failed", None, type(cause).__name__, _told(cause))
+
+
+def _told(error: BaseException) -> str:
+    """A failure and its causes in one line, the outermost first."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        parts.append(cause.message if isinstance(cause, FailureError) else str(cause))
+        cause = cause.__cause__
+    return ": ".join(part for part in dict.fromkeys(parts) if part)
+
+
+def no_worker(task_queue: str) -> str:
+    """What to say where nobody serves a task queue."""
+    return f"no worker is polling task queue {task_queue!r}"
+
+
+async def has_worker(client: Client, task_queue: str) -> bool:
+    """Whether a worker has polled a task queue for workflows within the last 70 s."""
+    answer = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=task_queue),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+    )
+    now = time.time()
+    return any(now - poller.last_access_time.ToSeconds() < POLLER_FRESH.total_seconds() for poller in answer.pollers)
+
+
+async def latest_run(client: Client, task_queue: str) -> str | None:
+    """The id of the run that was started last on a task queue; children of other runs do not count."""
+    own = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL"
+    latest: str | None = None
+    since: datetime | None = None
+    while True:
+        # The list is ordered by the time of closing and cannot be ordered otherwise, so ask for later starts until
+        # there are none.
+        later = "" if since is None else f" AND StartTime > '{since.astimezone(UTC).isoformat()}'"
+        found = None
+        async for execution in client.list_workflows(own + later, limit=1):
+            found = execution
+        if found is None or (since is not None and found.start_time <= since):  # its own fraction of a microsecond
+            return latest
+        latest, since = found.id, found.start_time
+
+
+async def open_runs(client: Client, task_queue: str) -> list[tuple[str, str]]:
+    """Id and type of each unfinished run of a task queue."""
+    query = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL AND ExecutionStatus = 'Running'"
+    return [(execution.id, execution.workflow_type) async for execution in client.list_workflows(query)]
+
+
+async def list_runs(client: Client, task_queue: str, status: str | None, limit: int) -> list[RunInfo]:
+    """Runs of a task queue, open ones first, then the latest closed; children of other runs do not count."""
+    query = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL"
+    if status is not None:
+        query += f" AND ExecutionStatus = {quoted(STATUS_NAMES[status])}"
+    return [_info(execution) async for execution in client.list_workflows(query, limit=limit)]
+
+
+def quoted(value: str) -> str:
+    """A value of a list filter."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
