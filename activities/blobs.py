@@ -36,6 +36,10 @@ HEADER = re.compile(rb"perdure-blob 1 ([0-9a-f]{64}) (\d+)\n")
 HEADER_LENGTH = 128
 # No header is longer than this.
 
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+# A transcript may hold whatever an agent read, so it is for the worker's user alone.
+
 WRITE_ATTEMPTS = 5
 # How often a piece is written again when a concurrent delete took its folder away.
 
@@ -145,7 +149,9 @@ class FolderStore:
         if not folder.is_dir():
             if folder != self._folder:
                 self._make_folder(folder.parent)
-            folder.mkdir(parents=folder == self._folder, exist_ok=True)
+            elif not folder.parent.is_dir():
+                raise OSError(f"the folder {folder.parent} is missing")  # a mount that went away
+            folder.mkdir(FOLDER_MODE, exist_ok=True)
             _flush_folder(folder.parent)
 
 
@@ -161,7 +167,8 @@ def _write(path: Path, data: bytes) -> None:
     unfinished = path.with_name(f"{UNFINISHED}{uuid4().hex}")
     header = f"perdure-blob 1 {hashlib.sha256(data).hexdigest()} {len(data)}\n".encode()
     try:
-        with unfinished.open("xb") as file:
+        unfinished.touch(FILE_MODE, exist_ok=False)
+        with unfinished.open("wb") as file:
             file.write(header)
             file.write(data)
             file.flush()
@@ -219,8 +226,9 @@ def _remove(folder: Path) -> int:
 
 
 def open_store(setting: str | None) -> BlobStore | None:
-    """The store that the setting `blobs` names: a folder, made where it is missing; None where nothing is set.
+    """The store that the setting `blobs` names; None where nothing is set.
 
+    The folder itself is made where it is missing, never the one that it is in: that may be a mount which is not there.
     Raises `SettingsRejected` where it cannot be used.
     """
     if not setting:
@@ -229,15 +237,19 @@ def open_store(setting: str | None) -> BlobStore | None:
         scheme = setting.partition("://")[0]
         kind = "S3 is" if scheme.lower() == "s3" else f"{cut(scheme)!r} addresses are"
         raise SettingsRejected(
-            f"blobs: {kind} not supported by this version. Give the path of a folder that all workers share."
+            f"PERDURE_BLOBS: {kind} not supported by this version. Give the path of a folder that all workers share."
         )
     folder = Path(setting).expanduser().absolute()
+    if not folder.parent.is_dir():
+        raise SettingsRejected(
+            f"PERDURE_BLOBS is {setting!r}, and there is no folder {str(folder.parent)!r}. Mount it, or make it."
+        )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(FOLDER_MODE, exist_ok=True)
     except OSError as error:
-        raise SettingsRejected(f"blobs: the folder {setting!r} cannot be made: {error.strerror}.") from None
+        raise SettingsRejected(f"PERDURE_BLOBS is {setting!r}, which cannot be made ({error.strerror}).") from None
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise SettingsRejected(f"blobs: the folder {setting!r} cannot be read and written by this user.")
+        raise SettingsRejected(f"PERDURE_BLOBS is {setting!r}, which this user may not read and write.")
     return FolderStore(folder)
 
 

@@ -1,4 +1,4 @@
-"""agents.toml: which executor runs which agent.
+"""agents.toml: which executor runs which agent, which tools there are, and what no action may do.
 
 Law: what is served was checked when it was loaded. A wrong file is refused whole, with all that is wrong in it.
 """
@@ -27,12 +27,16 @@ from pydantic import (
     ValidationError,
 )
 
+from activities.tools.registry import Tool, Toolbox
 from workflows.errors import AgentsRejected, cut
+from workflows.graph.policies import DenyTool, DenyToolParam, ToolPolicy
 
 DEFAULT_MAX_OUTPUT_BYTES = 1_000_000
 # Half of what a history takes as one payload, for an output that is JSON is stored twice: as text and structured.
 
-TOP_LEVEL_KEYS = ("agents", "default_model")
+TOP_LEVEL_KEYS = ("agents", "default_model", "policies", "tools")
+TOOLS_KEYS = ("functions",)
+POLICIES: dict[str, type[DenyTool | DenyToolParam]] = {"deny_tool": DenyTool, "deny_tool_param": DenyToolParam}
 
 
 def _without_null(text: str) -> str:
@@ -110,15 +114,7 @@ class FunctionAgent(_Agent):
 
     def resolve(self) -> AgentFunction:
         """The function. Raises ValueError, saying what it is instead, where it is none that can serve."""
-        module, colon, attribute = self.function.partition(":")
-        if not (module and colon and attribute):
-            raise ValueError("is not written as 'module:attribute'")
-        found: Any = _imported(module)
-        for part in attribute.split("."):
-            if not hasattr(found, part):
-                raise ValueError(f"is missing: module {module!r} has no {attribute!r}")
-            found = getattr(found, part)
-        return _agent_function(found)
+        return _agent_function(_found(self.function))
 
 
 AgentEntry = CommandAgent | FunctionAgent | EchoAgent
@@ -127,6 +123,19 @@ KINDS: dict[str, type[CommandAgent | FunctionAgent | EchoAgent]] = {
     "echo": EchoAgent,
     "function": FunctionAgent,
 }
+
+
+def _found(reference: str) -> Any:
+    """What `module:attribute` stands for. Raises ValueError, saying why there is nothing."""
+    module, colon, attribute = reference.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError("is not written as 'module:attribute'")
+    found: Any = _imported(module)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"is missing: module {module!r} has no {attribute!r}")
+        found = getattr(found, part)
+    return found
 
 
 def _imported(module: str) -> Any:
@@ -172,11 +181,20 @@ def _binds(signature: inspect.Signature, count: int) -> bool:
 
 
 class Registry:
-    """The agents that a worker serves."""
+    """The agents and tools that a worker serves, and its policies. Without `tools`: the built-in ones."""
 
-    def __init__(self, entries: Iterable[AgentEntry] = (), *, default_model: str | None = None) -> None:
+    def __init__(
+        self,
+        entries: Iterable[AgentEntry] = (),
+        *,
+        default_model: str | None = None,
+        tools: Toolbox | None = None,
+        policies: Iterable[ToolPolicy] = (),
+    ) -> None:
         self._entries = {entry.name: entry for entry in entries}
         self.default_model = default_model
+        self.tools = Toolbox.builtin() if tools is None else tools
+        self.policies = tuple(policies)
 
     @classmethod
     def empty(cls) -> Registry:
@@ -185,7 +203,7 @@ class Registry:
 
     @classmethod
     def load(cls, path: Path | str) -> Registry:
-        """The agents of a file, functions imported and checked.
+        """The agents, tools and policies of a file, functions imported and checked.
 
         Raises `AgentsRejected` with one line for each thing that is wrong.
         """
@@ -199,9 +217,11 @@ class Registry:
                 entries.append(entry)
             else:
                 problems += entry
+        tools = _tools(document.get("tools", {}), problems)
+        policies = _policies(document.get("policies", []), problems)
         if problems:
             raise AgentsRejected("\n".join(f"{path}: {problem}" for problem in problems))
-        return cls(entries, default_model=document.get("default_model"))
+        return cls(entries, default_model=document.get("default_model"), tools=tools, policies=policies)
 
     def get(self, name: str) -> AgentEntry | None:
         """The entry of an agent; None where there is none."""
@@ -271,6 +291,55 @@ def _checked(subject: str, entry: AgentEntry) -> AgentEntry | Sequence[str]:
     if isinstance(entry, CommandAgent) and not entry.command[0]:
         return [f"{subject}: the program in 'command' has no name."]
     return entry
+
+
+def _tools(table: Any, problems: list[str]) -> Toolbox:
+    """The built-in tools and those of `[tools]`; what is wrong is added to the problems."""
+    tools = Toolbox.builtin()
+    functions = table.get("functions", []) if isinstance(table, dict) else None
+    if not (isinstance(functions, list) and all(isinstance(function, str) for function in functions)):
+        problems.append("'tools' must be a table that names its functions, as [tools] functions = ['module:function'].")
+        return tools
+    unknown = table.keys() - set(TOOLS_KEYS)
+    problems += [f"'tools' has the unknown key {cut(key)!r}{_nearest(key, TOOLS_KEYS)}" for key in sorted(unknown)]
+    for function in functions:
+        try:
+            tools = tools.with_tool(Tool.of(_found(function)))
+        except ValueError as error:
+            problems.append(f"tools: function {cut(function)!r} {error}.")
+    return tools
+
+
+def _policies(tables: Any, problems: list[str]) -> Sequence[ToolPolicy]:
+    """The policies of `[[policies]]`; what is wrong is added to the problems."""
+    if not isinstance(tables, list):
+        problems.append("'policies' must hold one table for each policy, as [[policies]].")
+        return ()
+    found = [_policy(f"policy {number}", table) for number, table in enumerate(tables, 1)]
+    problems += [fault for one in found if isinstance(one, list) for fault in one]
+    return [one for one in found if not isinstance(one, list)]
+
+
+def _policy(subject: str, table: Any) -> ToolPolicy | list[str]:
+    """A policy, or what is wrong with it."""
+    kind = table.get("type") if isinstance(table, dict) else None
+    if kind == "require_state":
+        return [
+            f"{subject}: 'require_state' judges the state of a run, which a worker does not see. "
+            "Put it into the graph, under 'policies' in its metadata."
+        ]
+    if not isinstance(kind, str) or kind not in POLICIES:
+        return [f"{subject} has the type {cut(repr(kind))}. The types are {_listed(POLICIES)}."]
+    try:
+        return POLICIES[kind].model_validate(table)
+    except ValidationError as error:
+        known = POLICIES[kind].model_fields
+        return [
+            f"{subject} has the unknown key {cut(str(fault['loc'][0]))!r}{_nearest(str(fault['loc'][0]), known)}"
+            if fault["type"] == "extra_forbidden"
+            else f"{subject}: {_told(fault)}"
+            for fault in error.errors(include_url=False)
+        ]
 
 
 def _told(fault: Any) -> str:

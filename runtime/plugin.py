@@ -33,6 +33,7 @@ from runtime.settings import Settings, decode_key
 from workflows.errors import SettingsRejected
 
 if TYPE_CHECKING:
+    from activities.blobs import BlobStore
     from activities.registry import Registry
 
 PASSED_THROUGH = (
@@ -170,13 +171,13 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
     """
     from activities.actions import ActionActivities
     from activities.agents import AgentActivities
-    from activities.blobs import open_store
+    from activities.seen import claim_unseen
+    from activities.verifying import verify_graph
 
     activities = list(config.get("activities") or ())
     if any(isinstance(getattr(activity, "__self__", None), AgentActivities) for activity in activities):
         return
-    if not settings.workspace.is_dir():
-        raise SettingsRejected(f"PERDURE_WORKSPACE is {str(settings.workspace)!r}, and there is no such folder.")
+    store = check_folders(settings)
     registry = load_registry(settings) if registry is None else registry
     slots = config.get("max_concurrent_activities") or settings.max_concurrent_steps
     threads = config.get("activity_executor")
@@ -184,9 +185,18 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
         threads = AgentThreads(slots, thread_name_prefix="perdure-agent")
     if config.get("activity_executor") is None:
         config["activity_executor"] = threads
-    agents = AgentActivities(registry, open_store(settings.blobs), threads=threads, workspace=settings.workspace)
+    agents = AgentActivities(registry, store, threads=threads, workspace=settings.workspace)
     actions = ActionActivities(registry.tools, registry.policies, threads=threads, workspace=settings.workspace)
-    config["activities"] = [*activities, agents.run_agent_step, actions.run_action]
+    config["activities"] = [*activities, agents.run_agent_step, actions.run_action, claim_unseen, verify_graph]
+
+
+def check_folders(settings: Settings) -> BlobStore | None:
+    """The settings' store, where there is one. Raises `SettingsRejected` where it or the workspace cannot be used."""
+    from activities.blobs import open_store
+
+    if not settings.workspace.is_dir():
+        raise SettingsRejected(f"PERDURE_WORKSPACE is {str(settings.workspace)!r}, and there is no such folder.")
+    return open_store(settings.blobs)
 
 
 def load_registry(settings: Settings) -> Registry:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -48,8 +48,12 @@ LONGEST_TIMEOUT = timedelta(days=365)
 # Temporal holds durations in 64 bits of nanoseconds; a longer one would keep the run's workflow task failing.
 TIMEOUT_MARGIN = timedelta(seconds=15)
 # The activity ends a tool at its time limit, says so, and gives it some seconds to stop. This limit comes after.
+SHORT_LIMIT = timedelta(seconds=30)
+# Of an activity that asks something and is done.
 SUMMARY_LENGTH = 100
 # One line of the UI's timeline; the server refuses more than 400 bytes.
+
+T = TypeVar("T")
 
 CANCELLED_TEXT = "Task cancelled by caller"
 
@@ -233,3 +237,31 @@ def _lost(timeout: TimeoutError) -> str:
     if timeout.type is TimeoutType.HEARTBEAT:
         return f"its worker was lost: no heartbeat for {HEARTBEAT_TIMEOUT.total_seconds():.0f} s"
     return "its worker did not end it at its time limit"
+
+
+async def claim_unseen(claim: dict[str, Any], store: str) -> list[bool] | str:
+    """Which items are new to a dedup store, or why it cannot tell; raises CancelledError if the caller is cancelled."""
+    return await _short(wire.CLAIM_UNSEEN, claim, f"dedup store {store}", list[bool])
+
+
+async def verify_graph(definition: Any) -> dict[str, Any] | str:
+    """The verdict on a graph that is too large to be judged in one workflow task, or why there is none."""
+    return await _short(wire.VERIFY_GRAPH, definition, "verify the graph", dict)
+
+
+async def _short(name: str, argument: Any, summary: str, result_type: type[T]) -> T | str:
+    """An activity of some seconds at most, safe to repeat: its result, or why it failed for good."""
+    handle: workflow.ActivityHandle[T] = workflow.start_activity(
+        name,
+        argument,
+        result_type=result_type,
+        start_to_close_timeout=SHORT_LIMIT,
+        retry_policy=RetryPolicy(initial_interval=FIRST_RETRY, maximum_interval=SLOWEST_RETRY),
+        summary=_one_line(summary),
+    )
+    try:
+        return await handle
+    except ActivityError as error:
+        if isinstance(error.cause, CancelledError):
+            raise asyncio.CancelledError from None
+        return error.cause.message if isinstance(error.cause, ApplicationError) else str(error.cause or error)

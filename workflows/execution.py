@@ -23,6 +23,8 @@ from workflows.progress import PhaseRecord, StepRecord
 from workflows.run import Run, compensating
 from workflows.steps import AgentStepSpec, Grant, Resume, StepCall, StepOutcome, StepStatus, Usage
 
+NOTHING = Usage()
+
 
 @dataclass(slots=True)
 class Spending:
@@ -144,6 +146,8 @@ def _settled(run: Run, record: StepRecord, call: StepCall, end: calls.StepEnd, s
 
 def _since(settled: Usage, total: Usage) -> Usage:
     """What was spent since the last settlement; an outcome counts from the step's beginning."""
+    if settled == NOTHING:
+        return total
     cost = None if total.cost_usd is None else max(0.0, total.cost_usd - (settled.cost_usd or 0.0))
     return Usage(
         input_tokens=max(0, total.input_tokens - settled.input_tokens),

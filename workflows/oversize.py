@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from workflows import wire
+from workflows.graph.results import EmptyOutput, WorkflowResult
 from workflows.steps import StepOutcome
 
 T = TypeVar("T")
@@ -34,6 +35,33 @@ def lightened(value: T) -> T:
         lighter = {key: lightened(item) for key, item in value.items()}
     result: T = lighter
     return result
+
+
+def lightened_graph(result: WorkflowResult) -> WorkflowResult:
+    """A graph's result in a size that a history takes: every text over 10 KB is replaced by its size and hash.
+
+    Where that is not enough, the outputs of its stages go, the earliest first, and then its state.
+    """
+    if wire.fits(result):
+        return result
+    lighter = WorkflowResult.model_validate(_without_large_texts(result.model_dump(mode="json", by_alias=True)))
+    left_out = 0
+    while not wire.fits(lighter) and left_out < len(lighter.stages):
+        left_out = max(1, 2 * left_out)
+        emptied = (stage.model_copy(update={"output": EmptyOutput()}) for stage in lighter.stages[:left_out])
+        lighter = lighter.model_copy(update={"stages": (*emptied, *lighter.stages[left_out:])})
+    if not wire.fits(lighter):
+        size = f"[left out: {len(lighter.final_state):,} keys, {wire.size(lighter.final_state):,} bytes]"
+        lighter = lighter.model_copy(update={"final_state": {"left_out": size}})
+    return lighter
+
+
+def _without_large_texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return _stand_in(value.encode()) if len(value.encode()) > KEPT_OUTPUT_BYTES else value
+    if isinstance(value, dict):
+        return {key: _without_large_texts(item) for key, item in value.items()}
+    return [_without_large_texts(item) for item in value] if isinstance(value, list) else value
 
 
 def _without_large_output(outcome: StepOutcome) -> StepOutcome:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 from temporalio import workflow
 
 from workflows.deadline import all_ended
-from workflows.errors import cut
+from workflows.errors import PerdureError, cut
 from workflows.events import CompensationFinished, CompensationStarted
 from workflows.run import compensating
 from workflows.steps import StepOutcome
@@ -103,7 +103,8 @@ async def _error_of(compensation: _Compensation) -> str | None:
             raise  # nothing cancels this task but an eviction
         return "it was cancelled"
     except Exception as error:  # noqa: BLE001 - the others must still run
-        return cut(str(error) or type(error).__name__, MAX_ERROR_LENGTH)
+        text = error.message if isinstance(error, PerdureError) else str(error)
+        return cut(text or type(error).__name__, MAX_ERROR_LENGTH)
     outcomes = returned if isinstance(returned, list) else [returned]
     failed = [outcome for outcome in outcomes if isinstance(outcome, StepOutcome) and not outcome.success]
     return "; ".join(outcome.error or outcome.output for outcome in failed) or None

@@ -66,6 +66,8 @@ class Usage(Stored):
         return self
 
     def __add__(self, other: Usage) -> Usage:
+        if not other.__pydantic_fields_set__:
+            return self  # nothing was spent: most settlements of agents without a model
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,

@@ -5,8 +5,9 @@ Source of the verbs: a3s orchestration (`a3s-code-core`). A failed step is data,
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -20,6 +21,9 @@ from workflows.budget import BudgetSnapshot
 from workflows.errors import DuplicateTaskIds, FanOutTooLarge, InputRejected, NotInitialised, cut
 from workflows.events import EventPage, Log, PhaseEnd, PhaseStart
 from workflows.execution import execute
+from workflows.graph.definition import GraphDefinition
+from workflows.graph.engine import walk
+from workflows.graph.results import WorkflowResult
 from workflows.progress import PhaseRecord, Progress
 from workflows.run import Place, Run
 from workflows.steps import AgentStepSpec, StepOutcome
@@ -159,6 +163,21 @@ class AgentWorkflow:
                 case other:
                     raise InputRejected(f"loop: next returned {other!r}; it returns Continue(specs) or Stop().")
         return outcomes
+
+    async def run_graph(
+        self, graph: GraphDefinition, initial_state: Mapping[str, JsonValue] | None = None
+    ) -> WorkflowResult:
+        """Run a stage graph; its result, whatever its status. `load_graph` makes one from text or plain JSON.
+
+        The graph shares this run's budget, window, events and phase numbers. When the caller is cancelled, the graph
+        compensates and then CancelledError is raised.
+        """
+        self.perdure.raise_if_cancelled()
+        state = {**graph.initial_state, **(initial_state or {})}
+        result, is_cancelled = await walk(self, graph, state)
+        if is_cancelled:
+            raise asyncio.CancelledError
+        return result
 
     def log(self, level: str, message: str, fields: Any = None) -> None:
         """Append a log event to the run's events, and to the worker's log; never fails."""

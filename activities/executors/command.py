@@ -34,6 +34,11 @@ GONE_POLL_SECONDS = 0.02
 # At most a hundred looks are made in all: cheap, and a program that obeys delays nobody.
 PIPE_SECONDS = 2.0
 # After the group is gone its pipes are empty and closed, unless a daemon that left the group holds them.
+WITHHELD = frozenset(
+    {"PERDURE_CODEC_KEY", "PERDURE_CODEC_KEYS_OLD", "TEMPORAL_API_KEY", "TEMPORAL_TLS_CLIENT_KEY_DATA"}
+)
+# Of the worker's environment a program does not inherit what opens every run's payloads, or Temporal itself. An agent
+# that needs them has them in its own `env`.
 STDERR_CHARACTERS = 1_500
 STDERR_BYTES = 4 * STDERR_CHARACTERS
 # The end of stderr is quoted in the failure, whose text is cut at 2,000; a character takes at most four bytes.
@@ -77,7 +82,7 @@ class CommandExecutor:
 
     def _environment(self, call: StepCall, context: StepContext) -> dict[str, str]:
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in WITHHELD},
             **self._entry.env,
             "PERDURE_TASK_ID": call.spec.task_id,
             "PERDURE_IDEMPOTENCY_KEY": context.idempotency_key,

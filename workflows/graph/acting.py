@@ -1,0 +1,160 @@
+"""Runs a proposal inside a run: tool calls are activities, everything else happens here.
+
+Law: every action that began ends in the log and in the course of its proposal, also when the run is cancelled; after a
+cancel none begins, except inside a compensation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+from temporalio import workflow
+
+from workflows import calls, wire
+from workflows.actions import ActionCall, ActionOutcome
+from workflows.errors import PayloadTooLarge
+from workflows.events import ActionFinished, ActionStarted, rfc3339
+from workflows.graph.definition import Action, ActionProposal
+from workflows.graph.policies import Policy
+from workflows.graph.proposal import Course, Level, cache_key, levels, performed, refusal
+from workflows.graph.results import ProposalResult
+from workflows.run import Place, Run
+from workflows.window import sliding_window
+
+Cache = MutableMapping[str, JsonValue]
+"""What idempotent actions of a run brought, by tool and parameters."""
+
+MOST_ATTEMPTS = 1_000_000
+# Temporal counts attempts in 32 bits; whoever asks for more asks for no end.
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What the actions of one proposal share."""
+
+    run: Run
+    course: Course
+    cache: Cache
+    policies: Sequence[Policy]
+    place: Place
+
+
+async def run_proposal(
+    run: Run,
+    proposal: ActionProposal,
+    state: Mapping[str, JsonValue],
+    *,
+    cache: Cache,
+    policies: Sequence[Policy] = (),
+    course: Course | None = None,
+) -> ProposalResult:
+    """Run a proposal; its result, with the state changes that are the caller's to write if every action succeeded.
+
+    `state` is read and left as it is. `cache` is kept by the caller for as long as the run goes on. Failed actions are
+    data. When the run or the caller is cancelled, what is in flight is cancelled, awaited and recorded, and then
+    CancelledError is raised; a caller that gave its own `course` still finds the results in it.
+    """
+    run.raise_if_cancelled()
+    begun_ms = _now_ms()
+    course = Course(proposal, state) if course is None else course
+    stage = _Stage(run, course, cache, policies, run.place())
+    for level in levels(proposal.actions):
+        if course.is_aborted:
+            break
+        await _run_level(stage, level)
+    return course.result(duration_ms=_now_ms() - begun_ms)
+
+
+async def _run_level(stage: _Stage, level: Level) -> None:
+    if level.is_concurrent:
+        # All of them see the state as the level found it: what they leave does not depend on who was faster.
+        async def act(place: int) -> None:
+            if not stage.course.is_aborted:  # a retry that was exhausted meanwhile ends the proposal
+                await _act(stage, place)
+
+        await sliding_window(level.places, stage.run.options.window, act)
+        stage.course.commit(level)
+        return
+    for place in level.places:
+        if not stage.course.is_aborted:
+            await _act(stage, place)
+            stage.course.commit(Level((place,), is_concurrent=False))
+
+
+async def _act(stage: _Stage, place: int) -> None:
+    """One action, from whether it may run to its record."""
+    stage.run.raise_if_cancelled()
+    course = stage.course
+    action = course.proposal.actions[place]
+    reason = refusal(action, course.state, stage.policies)
+    if reason is not None:
+        _record(stage, place, ActionOutcome(status="rejected", error=reason))
+    elif action.type != "tool_call":
+        _record(stage, place, performed(action, course.state))
+    elif action.idempotent and (key := cache_key(action)) in stage.cache:
+        _record(stage, place, ActionOutcome(status="succeeded", output=stage.cache[key]))
+    else:
+        await _call_tool(stage, place, action)
+
+
+async def _call_tool(stage: _Stage, place: int, action: Action) -> None:
+    run = stage.run
+    async with run.slots:
+        run.raise_if_cancelled()  # the run may have been cancelled while this action waited for its slot
+        begun_ms = _now_ms()
+        run.tell(ActionStarted(action=_name(stage, action), tool=action.tool or ""))
+        end = await _scheduled(action)
+        _record(stage, place, end.outcome, duration_ms=_now_ms() - begun_ms)
+    if end.outcome.status == "succeeded" and action.idempotent:
+        stage.cache[cache_key(action)] = end.outcome.output
+    if end.is_interrupted:
+        raise asyncio.CancelledError
+    run.raise_if_cancelled()
+
+
+async def _scheduled(action: Action) -> calls.ActionEnd:
+    call = ActionCall(
+        action=action.id,
+        tool=action.tool or "",
+        parameters=action.parameters,
+        key=str(workflow.uuid4()),
+        timeout_ms=action.timeout_ms,
+        attempts=min(action.max_retries + 1, MOST_ATTEMPTS) if action.failure_behavior == "retry" else 1,
+    )
+    if wire.fits(call):
+        return await calls.run_action(call)
+    largest = max(action.parameters, key=lambda name: wire.size(action.parameters[name]), default="")
+    error = PayloadTooLarge(
+        owner=f"action {action.id!r}",
+        field=f"parameter {largest!r}",
+        size=wire.size(call),
+        limit=wire.MAX_PAYLOAD_BYTES,
+    )
+    return calls.ActionEnd(ActionOutcome(status="rejected", error=error.message))
+
+
+def _record(stage: _Stage, place: int, outcome: ActionOutcome, *, duration_ms: int | None = None) -> None:
+    """The end of an action; one without a duration called no tool."""
+    action = stage.course.proposal.actions[place]
+    called = duration_ms is not None and outcome.status != "rejected"
+    stage.course.record(place, outcome, duration_ms=duration_ms or 0, timestamp=rfc3339(workflow.now()), called=called)
+    stage.run.tell(
+        ActionFinished(
+            action=_name(stage, action),
+            status=outcome.status,
+            duration_ms=duration_ms or 0,
+            attempts=outcome.attempts,
+            error=outcome.error,
+        )
+    )
+
+
+def _name(stage: _Stage, action: Action) -> str:
+    return stage.place.name(0, action.id)
+
+
+def _now_ms() -> int:
+    return workflow.time_ns() // 1_000_000

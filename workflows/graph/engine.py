@@ -1,0 +1,220 @@
+"""Walks a stage graph inside a run: run a stage, follow the first edge that fits, undo what was done when one fails.
+
+Source: car-workflow's engine. Law: whatever happens (a failure, the loop guard, a cancel), what was completed is
+compensated in reverse order and the result tells all that was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+from temporalio import workflow
+
+from workflows.deadline import Finished, within
+from workflows.errors import cut
+from workflows.events import StageFinished, StageStarted, rfc3339
+from workflows.graph import bodies
+from workflows.graph.conditions import holds
+from workflows.graph.definition import Condition, GraphDefinition, ProposalCompensation, Stage, Step, SubWorkflowStep
+from workflows.graph.frame import Frame
+from workflows.graph.outputs import StageFailed, answer_of
+from workflows.graph.policies import policies_of
+from workflows.graph.results import (
+    EmptyOutput,
+    StageCompensation,
+    StageOutput,
+    StageResult,
+    SubWorkflowOutput,
+    WorkflowResult,
+    WorkflowStatus,
+)
+from workflows.progress import PhaseRecord
+from workflows.run import current_stage
+from workflows.saga import CompensationResult, Saga
+
+if TYPE_CHECKING:
+    from workflows.verbs import AgentWorkflow
+
+MAX_ERROR_LENGTH = 2_000
+# Of a stage's error in an event; the result has all of it.
+
+
+async def walk(
+    owner: AgentWorkflow, graph: GraphDefinition, state: Mapping[str, JsonValue], outer: Frame | None = None
+) -> tuple[WorkflowResult, bool]:
+    """The result of a graph, and whether a cancel ended it; compensations have run when this returns.
+
+    A graph nested in another (`outer`) obeys that one's policies beside its own.
+    """
+    begun = workflow.now()
+    frame = Frame(
+        owner,
+        graph,
+        {**state, **({} if graph.goal is None else {"goal": graph.goal})},
+        Saga(owner),
+        policies=(*(outer.policies if outer else ()), *policies_of(graph.metadata, f"graph {graph.id!r}")),
+        cache=outer.cache if outer else {},
+    )
+    is_cancelled, failed = False, False
+    try:
+        failed = not await _to_the_end(frame)
+    except asyncio.CancelledError:
+        is_cancelled = failed = True
+    compensations = await frame.saga.compensate() if failed else []
+    result = WorkflowResult(
+        workflow_id=graph.id,
+        workflow_name=graph.name,
+        status=_status(failed, compensations),
+        stages=tuple(frame.results),
+        compensations=tuple(_reported(compensation) for compensation in compensations),
+        duration_ms=(workflow.now() - begun) // timedelta(milliseconds=1),
+        timestamp=rfc3339(begun),
+        final_state=frame.state,
+    )
+    return result, is_cancelled
+
+
+def _status(failed: bool, compensations: list[CompensationResult]) -> WorkflowStatus:
+    if not failed:
+        return "completed"
+    if not compensations:
+        return "failed"
+    succeeded = all(compensation.status == "succeeded" for compensation in compensations)
+    return "compensated" if succeeded else "partially_compensated"
+
+
+def _reported(compensation: CompensationResult) -> StageCompensation:
+    return StageCompensation(
+        for_stage_id=compensation.name,
+        status="compensated" if compensation.status == "succeeded" else "failed",
+        duration_ms=compensation.duration_ms,
+        error=compensation.error,
+    )
+
+
+async def _to_the_end(frame: Frame) -> bool:
+    """Run stages until no edge fits; whether the graph completed."""
+    stages = {stage.id: stage for stage in frame.graph.stages}
+    edges: dict[str, list[tuple[tuple[Condition, ...], str]]] = {}
+    for edge in frame.graph.edges:
+        edges.setdefault(edge.source, []).append((edge.conditions, edge.target))
+    following: str | None = frame.graph.start
+    while following is not None:
+        stage = stages[following]
+        frame.executions += 1
+        if frame.executions > frame.graph.max_iterations:
+            _refuse_another(frame, stage)
+            return False
+        succeeded = await _execute(frame, stage)
+        fitting = (target for conditions, target in edges.get(stage.id, ()) if holds(conditions, frame.state))
+        following = next(fitting, None) if succeeded or stage.on_failure == "route" else None
+        if not succeeded and following is None:
+            return False
+    return True
+
+
+def _refuse_another(frame: Frame, stage: Stage) -> None:
+    """The loop guard: the stage that would have come next is reported as failed."""
+    error = f"cycle limit reached after {frame.graph.max_iterations} iterations"
+    frame.results.append(
+        StageResult(
+            stage_id=stage.id, stage_name=stage.name, status="failed", output=EmptyOutput(), duration_ms=0, error=error
+        )
+    )
+
+
+async def _execute(frame: Frame, stage: Stage) -> bool:
+    """Run one stage and write down how it ended; whether it succeeded."""
+    run, begun = frame.run, workflow.now()
+    index, run.phase_index = run.phase_index, run.phase_index + 1
+    record = run.board.open_phase(stage.name, index, 0)
+    run.tell(StageStarted(stage=stage.id, index=index))
+    run.refresh_details()
+    output: StageOutput = EmptyOutput()
+    error: str | None = "the run was cancelled"
+    try:
+        output, error = await _outcome(frame, stage, record)
+    finally:
+        left = frame.take_left()
+        output = left if left is not None and isinstance(output, EmptyOutput) else output
+        duration_ms = (workflow.now() - begun) // timedelta(milliseconds=1)
+        status = "failed" if error else "succeeded"
+        frame.results.append(
+            StageResult(
+                stage_id=stage.id,
+                stage_name=stage.name,
+                status=status,
+                output=output,
+                duration_ms=duration_ms,
+                error=error,
+            )
+        )
+        record.is_done = True
+        told = None if error is None else cut(error, MAX_ERROR_LENGTH)
+        run.tell(StageFinished(stage=stage.id, index=index, status=status, duration_ms=duration_ms, error=told))
+        run.tell_if_exhausted()
+        run.refresh_details()
+    _write_down(frame, stage, output, error)
+    return error is None
+
+
+async def _outcome(frame: Frame, stage: Stage, record: PhaseRecord) -> tuple[StageOutput, str | None]:
+    """What a stage brought, and why it failed if it did."""
+    limit = None if stage.timeout_ms is None else timedelta(milliseconds=stage.timeout_ms)
+    token = current_stage.set(record)
+    try:
+        with workflow.create_event_group(f"phase-{record.index}", label=stage.name or None).scope():
+            ended = await within(_brought(frame, stage, stage.step), limit)
+    except StageFailed as failure:
+        return failure.output, str(failure)
+    finally:
+        current_stage.reset(token)
+    if isinstance(ended, Finished):
+        return ended.value, None
+    return ended.left or EmptyOutput(), f"stage '{stage.id}' timed out after {stage.timeout_ms}ms"
+
+
+def _write_down(frame: Frame, stage: Stage, output: StageOutput, error: str | None) -> None:
+    """The keys that edges read, and what undoes the stage."""
+    frame.state[f"stage.{stage.id}.succeeded"] = error is None
+    if error is not None:
+        frame.state[f"stage.{stage.id}.error"] = error
+        return
+    frame.state[f"stage.{stage.id}.answer"] = answer_of(output)
+    if stage.compensation is not None:
+        frame.saga.push(stage.id, _undoing(frame, stage))
+
+
+def _undoing(frame: Frame, stage: Stage) -> Callable[[], Any]:
+    async def undo() -> None:
+        compensation = stage.compensation
+        if isinstance(compensation, ProposalCompensation):
+            await bodies.act(bodies.Scope(frame, stage, frame.state, nest=_nested), compensation.proposal)
+        elif compensation is not None:
+            referred = next((other for other in frame.graph.stages if other.id == compensation.stage_id), None)
+            if referred is None:
+                raise StageFailed(f"stage not found: '{compensation.stage_id}'")
+            await _brought(frame, referred, referred.step)
+
+    return undo
+
+
+async def _brought(frame: Frame, stage: Stage, step: Step) -> StageOutput:
+    return await bodies.run(bodies.Scope(frame, stage, frame.state, nest=_nested), step)
+
+
+async def _nested(scope: bodies.Scope, step: SubWorkflowStep) -> StageOutput:
+    """Run a graph in a frame of its own: nothing is merged in or out."""
+    initial = scope.rendered(step.workflow.initial_state)
+    result, is_cancelled = await walk(scope.frame.owner, step.workflow, initial, scope.frame)
+    output = SubWorkflowOutput(result=result)
+    if is_cancelled:
+        scope.frame.left = output  # the nested graph has compensated; what it did is still part of the result
+        raise asyncio.CancelledError
+    if result.status != "completed":
+        raise StageFailed("stage 'sub_workflow' failed: sub-workflow failed", output)
+    return output

@@ -1,0 +1,208 @@
+"""What a graph, its stages and its proposals bring back.
+
+Source: car-workflow and car-engine; field names and tags are theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from workflows.wire import Stored
+
+ActionStatus = Literal["rejected", "succeeded", "failed", "skipped"]
+StageStatus = Literal["succeeded", "failed", "skipped", "compensated"]
+WorkflowStatus = Literal["completed", "failed", "compensated", "partially_compensated", "paused"]
+
+
+class ActionResult(Stored):
+    """How one action of a proposal ended."""
+
+    action_id: str
+    status: ActionStatus
+    output: JsonValue = None
+    error: str | None = None
+    state_changes: dict[str, JsonValue] = Field(default_factory=dict)
+    duration_ms: int = 0
+    timestamp: str | None = None
+    rolled_back: bool = False
+
+
+class ProposalCost(Stored):
+    """What a proposal took."""
+
+    tool_calls: int = 0
+    actions_executed: int = 0
+    actions_skipped: int = 0
+    total_duration_ms: int = 0
+    retries: int = 0
+
+
+class ProposalResult(Stored):
+    """How a proposal ended: one result for each action, in the order of the proposal."""
+
+    proposal_id: str
+    results: tuple[ActionResult, ...]
+    cost: ProposalCost = ProposalCost()
+
+    @property
+    def is_success(self) -> bool:
+        """Whether every action succeeded."""
+        return all(result.status == "succeeded" for result in self.results)
+
+
+class AgentTokens(Stored):
+    """What one agent of a pattern spent."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+
+
+class AgentOutput(Stored):
+    """What one agent of a pattern answered. It succeeded if it has no error and its answer is not empty."""
+
+    name: str
+    answer: str
+    turns: int = 0
+    tool_calls: int = 0
+    duration_ms: int = 0
+    error: str | None = None
+    outcome: JsonValue = None
+    tokens: AgentTokens | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the agent answered."""
+        return self.error is None and bool(self.answer)
+
+
+class PatternOutput(Stored):
+    """Every agent's answer, and the one that the pattern settled on."""
+
+    type: Literal["pattern"] = "pattern"
+    outputs: tuple[AgentOutput, ...]
+    final_answer: str
+
+
+class ProposalOutput(Stored):
+    """A proposal's result."""
+
+    type: Literal["proposal"] = "proposal"
+    result: ProposalResult
+
+
+class SubWorkflowOutput(Stored):
+    """The nested graph's result."""
+
+    type: Literal["sub_workflow"] = "sub_workflow"
+    result: WorkflowResult
+
+
+class EmptyOutput(Stored):
+    """A stage that brought nothing."""
+
+    type: Literal["empty"] = "empty"
+
+
+class ApprovalOutput(Stored):
+    """A person's answer."""
+
+    type: Literal["approval"] = "approval"
+    response: JsonValue
+    answered_by: str | None = None
+
+
+class ReviewFinding(Stored):
+    """One finding of a review."""
+
+    criterion: str
+    passed: bool
+    evidence: str = ""
+    severity: Literal["blocker", "major", "minor", "info"] = "info"
+
+
+class ReviewOutput(Stored):
+    """An adversarial review's verdict."""
+
+    type: Literal["review"] = "review"
+    passed: bool
+    blocker_count: int
+    findings: tuple[ReviewFinding, ...]
+    reviewer: str
+
+
+class LoopOutput(Stored):
+    """A loop's last body output, and whether its condition came true."""
+
+    type: Literal["loop"] = "loop"
+    iterations: int
+    satisfied: bool
+    iterations_output: tuple[StageOutput, ...] = ()
+
+
+class ForEachOutput(Stored):
+    """One body output for each item."""
+
+    type: Literal["for_each"] = "for_each"
+    items: int
+    outputs: tuple[StageOutput, ...] = ()
+
+
+class DeliverOutput(Stored):
+    """One result for each sink."""
+
+    type: Literal["deliver"] = "deliver"
+    results: tuple[ProposalResult, ...]
+
+
+StageOutput = Annotated[
+    PatternOutput
+    | ProposalOutput
+    | SubWorkflowOutput
+    | EmptyOutput
+    | ApprovalOutput
+    | ReviewOutput
+    | LoopOutput
+    | ForEachOutput
+    | DeliverOutput,
+    Field(discriminator="type"),
+]
+
+
+class StageResult(Stored):
+    """One execution of a stage; a stage visited twice has two."""
+
+    stage_id: str
+    stage_name: str
+    status: StageStatus
+    output: StageOutput
+    duration_ms: int
+    error: str | None = None
+
+
+class StageCompensation(Stored):
+    """How the compensation of a completed stage ended."""
+
+    for_stage_id: str
+    status: StageStatus
+    duration_ms: int
+    error: str | None = None
+
+
+class WorkflowResult(Stored):
+    """How a graph ended."""
+
+    workflow_id: str
+    workflow_name: str
+    status: WorkflowStatus
+    stages: tuple[StageResult, ...]
+    compensations: tuple[StageCompensation, ...]
+    duration_ms: int
+    timestamp: str
+    final_state: dict[str, JsonValue]
+
+
+for _model in (SubWorkflowOutput, LoopOutput, ForEachOutput, StageResult, WorkflowResult):
+    _model.model_rebuild()

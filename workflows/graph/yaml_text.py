@@ -1,0 +1,215 @@
+"""YAML text -> a plain JSON value.
+
+YAML 1.2's core schema: only `true`, `false`, `null`, `~`, nothing and numbers are no strings, so `no`, `on` and dates
+stay what they look like. Anchors work as far as they stay small; tags, merge keys and several documents are refused.
+Law: built from the parser's events, so no depth and no alias can make it grow out of hand.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from workflows.errors import cut
+from workflows.graph.locating import Mark, Place
+from workflows.graph.reading import MAX_DEPTH, MAX_DIGITS, Unreadable, nested_too_deep, repeated_key, too_deep
+
+MAX_ALIASED = 1_000_000
+# Characters and parts that aliases may repeat, all together: ten lines of nested anchors can stand for gigabytes.
+
+WHOLE = re.compile(r"[-+]?[0-9]+")
+BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NO_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+CONSTANTS: dict[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+STRING_TAG = "tag:yaml.org,2002:str"
+
+LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+# Only its parser is used; libyaml's is about three times as fast.
+
+
+@dataclass(slots=True)
+class _Open:
+    """A map or list that is being read."""
+
+    value: Any
+    anchor: str | None
+    weight: int = 1
+    key: str | None = None
+    """The key whose value comes next; None where a key comes next."""
+
+
+@dataclass(slots=True)
+class _Reader:
+    """What has been read so far."""
+
+    inside: list[_Open] = field(default_factory=list)
+    anchors: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    aliased: int = 0
+    documents: int = 0
+    root: Any = None
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; raises `Unreadable`."""
+    reader = _Reader()
+    for event in _events(text):
+        _read(reader, event)
+    if too_deep(reader.root):
+        raise nested_too_deep(Place(1, 1))  # by aliases alone: every other depth was seen where it began
+    return reader.root
+
+
+def yaml_marks(text: str) -> Iterator[Mark]:
+    """What stands where in a text that is YAML and was read before."""
+    expects_key: list[bool | None] = []
+    for event in _events(text):
+        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            expects_key.pop()
+            yield Mark("close", line, column)
+        elif isinstance(event, yaml.NodeEvent):
+            if expects_key and expects_key[-1]:
+                expects_key[-1] = False
+                yield Mark("key", line, column, event.value if isinstance(event, yaml.ScalarEvent) else "")
+                continue
+            if expects_key and expects_key[-1] is False:
+                expects_key[-1] = True
+            if isinstance(event, yaml.MappingStartEvent):
+                expects_key.append(True)
+                yield Mark("open_map", line, column)
+            elif isinstance(event, yaml.SequenceStartEvent):
+                expects_key.append(None)
+                yield Mark("open_list", line, column)
+            else:
+                yield Mark("value", line, column)
+
+
+def _events(text: str) -> Iterator[Any]:
+    try:
+        yield from yaml.parse(text, Loader=LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        told = ": ".join(part for part in (error.context, error.problem) if part)
+        raise Unreadable(f"this is no YAML ({told}).", _place(mark) if mark else None) from None
+    except yaml.reader.ReaderError as error:
+        found = text[error.position : error.position + 1]
+        before = text[: error.position]
+        place = Place(before.count("\n") + 1, error.position - before.rfind("\n"))
+        raise Unreadable(f"this is no YAML (the character {found!r} is not allowed).", place) from None
+
+
+def _place(mark: Any) -> Place:
+    return Place(mark.line + 1, mark.column + 1)
+
+
+def _read(reader: _Reader, event: Any) -> None:
+    if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+        done = reader.inside.pop()
+        _finish(reader, done.value, done.weight, done.anchor)
+    elif isinstance(event, yaml.DocumentStartEvent):
+        reader.documents += 1
+        if reader.documents > 1:
+            raise Unreadable("there is more than one document. Keep one in each file.", _place(event.start_mark))
+    elif isinstance(event, yaml.NodeEvent):
+        _read_node(reader, event, _place(event.start_mark))
+
+
+def _read_node(reader: _Reader, event: Any, place: Place) -> None:
+    if _expects_key(reader):
+        _read_key(reader, event, place)
+    elif isinstance(event, yaml.AliasEvent):
+        value, weight = _aliased(reader, str(event.anchor), place)
+        _finish(reader, value, weight, None)
+    elif isinstance(event, yaml.ScalarEvent):
+        _finish(reader, _scalar(event, place), 1 + len(event.value), event.anchor)
+    else:
+        _refuse_tag(event, place)
+        if len(reader.inside) >= MAX_DEPTH:
+            raise nested_too_deep(place)
+        reader.inside.append(_Open({} if isinstance(event, yaml.MappingStartEvent) else [], event.anchor))
+
+
+def _expects_key(reader: _Reader) -> bool:
+    return bool(reader.inside) and isinstance(reader.inside[-1].value, dict) and reader.inside[-1].key is None
+
+
+def _read_key(reader: _Reader, event: Any, place: Place) -> None:
+    inside = reader.inside[-1]
+    if not isinstance(event, yaml.ScalarEvent):
+        raise Unreadable("a key is a list, a map or an alias. Keys are texts.", place)
+    key: str = event.value
+    if key == "<<" and event.implicit[0]:
+        raise Unreadable("merge keys ('<<') are not supported. Write the fields out.", place)
+    if key in inside.value:
+        raise repeated_key(key, place)
+    inside.key = key
+    inside.weight += len(key)
+
+
+def _finish(reader: _Reader, value: Any, weight: int, anchor: str | None) -> None:
+    """Put a value that is complete where it belongs."""
+    if anchor is not None:
+        reader.anchors[anchor] = (value, weight)
+    if not reader.inside:
+        reader.root = value
+        return
+    inside = reader.inside[-1]
+    inside.weight += weight
+    if inside.key is None:
+        inside.value.append(value)
+    else:
+        inside.value[inside.key] = value
+        inside.key = None
+
+
+def _aliased(reader: _Reader, anchor: str, place: Place) -> tuple[Any, int]:
+    if any(outer.anchor == anchor for outer in reader.inside):
+        raise Unreadable(f"the alias '*{anchor}' stands inside what it names.", place)
+    if anchor not in reader.anchors:
+        raise Unreadable(f"the alias '*{anchor}' names nothing. Its anchor '&{anchor}' has to come first.", place)
+    value, weight = reader.anchors[anchor]
+    reader.aliased += weight
+    if reader.aliased > MAX_ALIASED:
+        raise Unreadable(f"aliases repeat more than {MAX_ALIASED:,} characters. Write less, or less often.", place)
+    return value, weight
+
+
+def _refuse_tag(event: Any, place: Place) -> None:
+    if event.tag is not None and event.tag != "!":
+        raise Unreadable(f"the tag {cut(event.tag)!r} is not supported. Tags have no meaning here; remove it.", place)
+
+
+def _scalar(event: Any, place: Place) -> Any:
+    if event.tag in ("!", STRING_TAG):
+        return event.value
+    _refuse_tag(event, place)
+    if not event.implicit[0]:
+        return event.value
+    return _resolved(event.value, place)
+
+
+def _resolved(text: str, place: Place) -> Any:
+    """A plain scalar by the core schema of YAML 1.2."""
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    if NO_NUMBER.fullmatch(text):
+        raise Unreadable(f"JSON has no {text}. Put it in quotes if it is a text.", place)
+    if WHOLE.fullmatch(text) and len(text) <= MAX_DIGITS:
+        return int(text)
+    if BASED.fullmatch(text) and len(text) <= MAX_DIGITS:
+        return int(text, 0)
+    if DECIMAL.fullmatch(text):
+        if WHOLE.fullmatch(text) or not math.isfinite(float(text)):
+            raise Unreadable(f"the number {cut(text)} is too large. Put it in quotes if it is a text.", place)
+        return float(text)
+    return text

@@ -1,0 +1,108 @@
+"""`StageGraph` runs one stage graph, `Chain` several in order; both take plain JSON from any client.
+
+A run whose status is not `completed` fails its execution: an ApplicationError whose type is the status and whose
+details hold the whole result, so that the Temporal UI, its filters and its alerts tell the truth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, JsonValue
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError
+
+from workflows import calls, wire
+from workflows.errors import GraphRejected, InputRejected
+from workflows.graph.definition import GraphDefinition
+from workflows.graph.engine import walk
+from workflows.graph.results import WorkflowResult
+from workflows.graph.verdict import Verdict
+from workflows.graph.verify import examine, rejected
+from workflows.oversize import lightened_graph
+from workflows.parsing import parse
+from workflows.verbs import AgentWorkflow
+from workflows.wire import Stored
+
+VERIFIED_HERE = 1_000
+# Stages that are judged in the workflow itself; judging more in one go would hold up its worker.
+
+
+class GraphWorkflow(AgentWorkflow):
+    """What both kinds of run share: judge a definition, walk it, report."""
+
+    async def judged(self, value: Any) -> GraphDefinition:
+        """The definition, which was judged before anything begins. Raises `GraphRejected`; doubts become events."""
+        if isinstance(value, dict) and isinstance(value.get("stages"), list) and len(value["stages"]) > VERIFIED_HERE:
+            verdict = await self._judged_elsewhere(value)
+            definition: GraphDefinition | None = GraphDefinition.model_validate(value) if verdict.valid else None
+        else:
+            definition, verdict = examine(value)
+        if definition is None or not verdict.valid:
+            raise rejected(verdict.with_severity("error"))
+        for issue in verdict.with_severity("doubt"):
+            self.log("warning", str(issue), {"stage": issue.stage_id})
+        return definition
+
+    async def _judged_elsewhere(self, value: dict[str, Any]) -> Verdict:
+        answer = await calls.verify_graph(value)
+        if isinstance(answer, str):
+            raise GraphRejected(f"the graph could not be judged: {answer}")
+        return Verdict.model_validate(answer)
+
+    async def walked(self, graph: GraphDefinition, state: dict[str, JsonValue]) -> WorkflowResult:
+        """The result of a graph that completed; one that did not is raised as a failure of its status."""
+        result, is_cancelled = await walk(self, graph, state)
+        if is_cancelled:
+            raise _failure(wire.CANCELLED, "the run was cancelled", result)
+        if result.status != "completed":
+            raise _failure(result.status, _why(result), result)
+        return lightened_graph(result)
+
+
+def _failure(kind: str, message: str, result: WorkflowResult) -> ApplicationError:
+    return ApplicationError(message, lightened_graph(result), type=kind, non_retryable=True)
+
+
+def _why(result: WorkflowResult) -> str:
+    failed = next((stage for stage in reversed(result.stages) if stage.status == "failed"), None)
+    return f"graph {result.workflow_id!r} did not complete" if failed is None else f"{failed.stage_id}: {failed.error}"
+
+
+@workflow.defn(name=wire.STAGE_GRAPH_WORKFLOW)
+class StageGraph(GraphWorkflow):
+    """Runs one stage graph."""
+
+    @workflow.run
+    async def run(self, definition: Any = None, *more: Any) -> WorkflowResult:
+        """The result of the graph; its `initial_state` is in the definition."""
+        if more:
+            raise InputRejected(f"StageGraph takes one argument, a definition; it was given {len(more) + 1}.")
+        graph = await self.judged(definition)
+        return await self.walked(graph, graph.initial_state)
+
+
+class ChainInput(Stored):
+    """The input of `Chain`."""
+
+    graphs: tuple[Any, ...] = Field(min_length=1)
+    initial_state: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+@workflow.defn(name=wire.CHAIN_WORKFLOW)
+class Chain(GraphWorkflow):
+    """Runs several graphs in order, each on what the one before it left."""
+
+    @workflow.run
+    async def run(self, chain: Any = None, *more: Any) -> list[WorkflowResult]:
+        """The results, all completed: the first graph that does not complete ends the chain, and the run fails."""
+        if more:
+            raise InputRejected(f"Chain takes one argument; it was given {len(more) + 1}.")
+        asked = parse(ChainInput, {} if chain is None else chain, "Chain", InputRejected)
+        graphs = [await self.judged(graph) for graph in asked.graphs]  # all of them, before the first begins
+        results: list[WorkflowResult] = []
+        state = asked.initial_state
+        for graph in graphs:
+            results.append(await self.walked(graph, {**graph.initial_state, **state}))
+            state = {**asked.initial_state, **results[-1].final_state}
+        return results
