@@ -1,0 +1,1 @@
+"""What perdure's verbs cost beside the same work written by hand."""

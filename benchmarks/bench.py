@@ -1,0 +1,193 @@
+"""`make bench`: measures perdure's verbs against its targets; exit code 1 when one is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import statistics
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import temporalio
+from rich.console import Console
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
+from temporalio.client import Client
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+
+from activities.registry import EchoAgent, Registry
+from benchmarks.by_hand import FanOutByHand, SequenceByHand
+from benchmarks.by_verbs import FanOut
+from benchmarks.by_verbs import Sequence as Row
+from benchmarks.measure import TASK_QUEUE, WORKFLOWS, Case, Comparison, Cost, Ratio, compare, longest_activation, run
+from benchmarks.results import NO_TARGET, Result, markdown, table
+from benchmarks.stopwatch import Activation, TimedRunner
+from runtime.connect import connect
+from runtime.local import local_server
+from runtime.settings import Settings
+from worker import build_worker
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+PAIRS, QUICK_PAIRS = 5, 2
+WIDE_RUNS = 3
+# Each takes half a minute; a pause of the machine in one of them is no pause of the workflow.
+TABLE_WIDTH = 170
+# Where there is no terminal to ask.
+SETTLED, MISSED = 0, 1
+
+SIDE_BY_SIDE = Case("1,000 steps in one `parallel`, 100 at once", FanOut, FanOutByHand, steps=1000, window=100)
+IN_A_ROW = Case("200 steps in a row", Row, SequenceByHand, steps=200, window=1)
+WIDE = Case("3,000 steps in one `parallel`, 500 at once", FanOut, FanOutByHand, steps=3000, window=500)
+WARM_UP = Case("warm-up", FanOut, FanOutByHand, steps=50, window=10)
+
+EVENTS_PER_STEP = 3
+WORKFLOW_TASKS, HISTORY_BYTES, WALL, REPLAY = 1.1, 1.2, 1.15, 1.5
+# What a convenience may cost: a tenth more scheduling, a fifth more history (each step's summary is in it).
+LONGEST_ACTIVATION_SECONDS = 0.5
+# The SDK gives up on an activation after 2 s; a machine four times as slow must still do.
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--pairs", type=click.IntRange(min=1), default=PAIRS, show_default=True, help="Runs of each case each way."
+)
+@click.option("--quick", is_flag=True, help=f"Only {QUICK_PAIRS} pairs: a first impression, with more noise.")
+@click.option("--write", is_flag=True, help="Write the results to benchmarks/RESULTS.md.")
+def command(pairs: int, quick: bool, write: bool) -> None:
+    """Measure perdure's verbs beside the same work written by hand, on one embedded server in a temporary folder."""
+    console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
+    pairs = QUICK_PAIRS if quick else pairs
+    machine, results = asyncio.run(_measured(pairs, console))
+    console.print(table(results))
+    if write:
+        RESULTS.write_text(markdown(machine, results, datetime.now(UTC).date(), pairs))
+        console.print(f"Written to {RESULTS}.")
+    sys.exit(SETTLED if all(result.is_met for result in results) else MISSED)
+
+
+async def _measured(pairs: int, console: Console) -> tuple[str, list[Result]]:
+    _leave_on_sigterm()
+    settings = Settings(task_queue=TASK_QUEUE, max_concurrent_steps=WIDE.window, drain_seconds=1)
+    registry = Registry([EchoAgent(name="echo")])
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
+        async with local_server(Path(folder)) as server:
+            client = await connect(settings, address=server.address, runtime=_quiet())
+            runner = TimedRunner()
+            async with build_worker(client, settings, registry=registry, workflows=WORKFLOWS, workflow_runner=runner):
+                return await _machine(client), await _cases(client, pairs, console)
+
+
+def _leave_on_sigterm() -> None:
+    """A benchmark that is told to end stops its server, which is a process of its own and would stay."""
+    measuring = asyncio.current_task()
+    assert measuring is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, measuring.cancel)
+
+
+async def _cases(client: Client, pairs: int, console: Console) -> list[Result]:
+    def tell(line: str) -> None:
+        console.print(line, style="dim", highlight=False)
+
+    for side in (WARM_UP.by_verbs, WARM_UP.by_hand):
+        await run(client, WARM_UP, side)
+    results: list[Result] = []
+    for case in (SIDE_BY_SIDE, IN_A_ROW):
+        results += _results(await compare(client, case, pairs, tell))
+    runs = min(pairs, WIDE_RUNS)
+    verbs, hand = [await longest_activation(client, WIDE, side, runs) for side in (WIDE.by_verbs, WIDE.by_hand)]
+    tell(f"{WIDE.name}: longest activation {verbs.wall_seconds:.3f} s by verbs, {hand.wall_seconds:.3f} s by hand")
+    return [*results, _activation(verbs, hand)]
+
+
+def _results(comparison: Comparison) -> list[Result]:
+    return [
+        _events(comparison),
+        _ratio(comparison, "workflow task events", lambda cost: cost.workflow_task_events, WORKFLOW_TASKS, ",.0f"),
+        _ratio(comparison, "history bytes", lambda cost: cost.history_bytes, HISTORY_BYTES, ",.0f"),
+        _ratio(comparison, "wall seconds", lambda cost: cost.wall_seconds, WALL, ".2f"),
+        _ratio(comparison, "CPU seconds", lambda cost: cost.cpu_seconds, None, ".2f"),
+        _sides(
+            comparison,
+            "replay seconds",
+            (comparison.verbs_replay_seconds, comparison.hand_replay_seconds),
+            REPLAY,
+            ".2f",
+        ),
+    ]
+
+
+def _events(comparison: Comparison) -> Result:
+    verbs, hand = (
+        f"{statistics.mean(cost.activity_events for cost in costs) / comparison.case.steps:g}"
+        for costs in (comparison.verbs, comparison.hand)
+    )
+    exact = all(cost.activity_events == EVENTS_PER_STEP * comparison.case.steps for cost in comparison.verbs)
+    target = f"exactly {EVENTS_PER_STEP}"
+    return Result(comparison.case.name, "activity events a step", target, verbs, verbs, hand, exact)
+
+
+def _ratio(comparison: Comparison, what: str, read: Callable[[Cost], float], most: float | None, form: str) -> Result:
+    sides = ([read(cost) for cost in comparison.verbs], [read(cost) for cost in comparison.hand])
+    return _sides(comparison, what, sides, most, form)
+
+
+def _sides(
+    comparison: Comparison, what: str, sides: tuple[list[float], list[float]], most: float | None, form: str
+) -> Result:
+    ratio = Ratio.of(*sides)
+    verbs, hand = (format(statistics.median(side), form) for side in sides)
+    value = f"{ratio.median:.3f} ({ratio.least:.3f} to {ratio.most:.3f})"
+    target, is_met = (NO_TARGET, True) if most is None else (f"<= {most:g}", ratio.median <= most)
+    return Result(comparison.case.name, what, target, value, verbs, hand, is_met)
+
+
+def _activation(verbs: Activation, hand: Activation) -> Result:
+    by_verbs, by_hand = (
+        f"{each.wall_seconds:.3f} s (CPU {each.cpu_seconds:.3f} s, {each.jobs} jobs)" for each in (verbs, hand)
+    )
+    is_met = verbs.wall_seconds < LONGEST_ACTIVATION_SECONDS
+    target, value = f"< {LONGEST_ACTIVATION_SECONDS:g} s", f"{verbs.wall_seconds:.3f} s"
+    return Result(WIDE.name, "longest activation", target, value, by_verbs, by_hand, is_met)
+
+
+def _quiet() -> Runtime:
+    """An SDK core that tells errors only: what it would warn of is in the figures."""
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
+
+
+async def _machine(client: Client) -> str:
+    """What the figures depend on, without saying whose it is."""
+    system = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GB of memory, Python {platform.python_version()}, "
+        f"temporalio {temporalio.__version__}, Temporal server {system.server_version} with its database in a file"
+    )
+
+
+def main() -> NoReturn:
+    """Run the benchmark."""
+    code = MISSED
+    try:
+        command.main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else code
+    except asyncio.CancelledError:
+        code = 128 + signal.SIGTERM  # as a shell reports a process that a signal ended
+    except BaseException:  # noqa: BLE001 - shown, then the process leaves with the status that says so
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the interpreter's own exit can abort in the SDK (its issue 300)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Runs a case by verbs and by hand, in turns, against one server and one worker, and reads what it cost.
+
+Law: both sides of a ratio come from the same server, worker and minute; pairs alternate in who goes first.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHistory
+from temporalio.worker import Replayer
+
+from benchmarks.by_hand import FanOutByHand, SequenceByHand
+from benchmarks.by_verbs import FanOut
+from benchmarks.by_verbs import Sequence as Row
+from benchmarks.stopwatch import ACTIVATIONS, Activation
+from runtime.plugin import PerdurePlugin
+from runtime.settings import Settings
+from workflows import AgentStepSpec, StepOutcome, wire
+
+TASK_QUEUE = "benchmark"
+WORKFLOWS: list[type] = [FanOut, Row, FanOutByHand, SequenceByHand]
+
+REPLAYS = 5
+# Of each history; one takes well under a second, so the median of five costs little.
+
+ACTIVITY_EVENTS = {
+    EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED,
+    EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED,
+}
+WORKFLOW_TASK_EVENTS = {
+    EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+    EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+    EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+    EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
+    EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Work of a size, and who does it."""
+
+    name: str
+    by_verbs: type
+    by_hand: type
+    steps: int
+    window: int
+
+    @property
+    def specs(self) -> list[AgentStepSpec]:
+        """Echo steps with a short prompt each."""
+        return [
+            AgentStepSpec(task_id=f"step-{number}", agent="echo", prompt=f"prompt {number}")
+            for number in range(self.steps)
+        ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run cost."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    """Of this process: worker, agents and client together. Other processes of the machine do not change it."""
+    activity_events: int
+    workflow_task_events: int
+    history_bytes: int
+    history: WorkflowHistory
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Verbs by hand: the median of the pairs, and between which it lies."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, verbs: Sequence[float], hand: Sequence[float]) -> Ratio:
+        """The ratio of each pair, summed up."""
+        ratios = [one / other for one, other in zip(verbs, hand, strict=True)]
+        return cls(statistics.median(ratios), min(ratios), max(ratios))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A case by verbs and by hand."""
+
+    case: Case
+    verbs: list[Cost]
+    hand: list[Cost]
+    verbs_replay_seconds: list[float]
+    hand_replay_seconds: list[float]
+
+
+async def compare(client: Client, case: Case, pairs: int, tell: Callable[[str], None]) -> Comparison:
+    """Run a case so many times each way, in turns, and replay what the last ones left."""
+    costs: dict[type, list[Cost]] = {case.by_verbs: [], case.by_hand: []}
+    for number in range(pairs):
+        for side in _turns(case, number):
+            costs[side].append(await run(client, case, side))
+        verbs, hand = (costs[side][-1].wall_seconds for side in (case.by_verbs, case.by_hand))
+        tell(f"{case.name}, pair {number + 1} of {pairs}: {verbs:.2f} s by verbs, {hand:.2f} s by hand")
+    replays: dict[type, list[float]] = {case.by_verbs: [], case.by_hand: []}
+    for number in range(REPLAYS):
+        for side in _turns(case, number):
+            replays[side].append(await _replay(costs[side][-1].history))
+    return Comparison(case, costs[case.by_verbs], costs[case.by_hand], replays[case.by_verbs], replays[case.by_hand])
+
+
+def _turns(case: Case, number: int) -> tuple[type, type]:
+    """Who goes first alternates."""
+    return (case.by_hand, case.by_verbs) if number % 2 else (case.by_verbs, case.by_hand)
+
+
+async def run(client: Client, case: Case, side: type) -> Cost:
+    """Run a case one way; what it cost."""
+    workflow_id = f"{side.__name__}-{uuid.uuid4()}"
+    begun, cpu_begun = time.perf_counter(), time.process_time()
+    handle = await client.start_workflow(
+        side.__name__,
+        args=[case.specs, case.window],
+        id=workflow_id,
+        task_queue=TASK_QUEUE,
+        memo={wire.OPTIONS_MEMO: {"max_concurrency": case.window}},
+        result_type=list[StepOutcome],
+    )
+    outcomes = await handle.result()
+    wall_seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
+    if [outcome.success for outcome in outcomes] != [True] * case.steps:
+        raise AssertionError(f"{workflow_id}: {case.steps} steps should succeed, and the outcomes are {outcomes!r}")
+    history = await handle.fetch_history()
+    types = Counter(event.event_type for event in history.events)
+    execution = (await handle.describe()).raw_description.workflow_execution_info
+    return Cost(
+        wall_seconds,
+        cpu_seconds,
+        sum(types[kind] for kind in ACTIVITY_EVENTS),
+        sum(types[kind] for kind in WORKFLOW_TASK_EVENTS),
+        execution.history_size_bytes,
+        history,
+    )
+
+
+async def _replay(history: WorkflowHistory) -> float:
+    replayer = Replayer(workflows=WORKFLOWS, plugins=[PerdurePlugin(Settings())])
+    begun = time.perf_counter()
+    await replayer.replay_workflow(history)
+    return time.perf_counter() - begun
+
+
+async def longest_activation(client: Client, case: Case, side: type, runs: int) -> Activation:
+    """The longest activation of a run, and of several runs the median one; the worker must run in this process."""
+    longest = []
+    for _ in range(runs):
+        ACTIVATIONS.clear()
+        await run(client, case, side)
+        longest.append(max(ACTIVATIONS, key=_wall))
+    return sorted(longest, key=_wall)[len(longest) // 2]
+
+
+def _wall(activation: Activation) -> float:
+    return activation.wall_seconds

@@ -1,0 +1,75 @@
+"""What was measured against what was promised, as a verdict and as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from rich.table import Table
+
+HEAD = ("case", "measured", "target", "result", "by verbs", "by hand", "verdict")
+
+NO_TARGET = "none"
+"""A figure that explains others and is promised to nobody."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One promise."""
+
+    case: str
+    what: str
+    target: str
+    value: str
+    by_verbs: str
+    by_hand: str
+    is_met: bool
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As a row under `HEAD`."""
+        verdict = "–" if self.target == NO_TARGET else "met" if self.is_met else "MISSED"
+        return (self.case, self.what, self.target, self.value, self.by_verbs, self.by_hand, verdict)
+
+
+def table(results: Sequence[Result]) -> Table:
+    """For the terminal."""
+    shown = Table(*HEAD, title="perdure's verbs beside the same work written by hand", title_justify="left")
+    for result in results:
+        shown.add_row(*result.cells, style=None if result.is_met else "bold red")
+    return shown
+
+
+def markdown(machine: str, results: Sequence[Result], when: date, pairs: int) -> str:
+    """For the file: ratios first, then how they came about."""
+    rows = [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *(each.cells for each in results))]
+    return "\n".join(
+        [
+            "# What the verbs cost beside the same work written by hand",
+            "",
+            *rows,
+            "",
+            f"Measured on {when.isoformat()} in {pairs} pairs: {machine}.",
+            "",
+            METHOD,
+        ]
+    )
+
+
+METHOD = """\
+Written by `python -m benchmarks.bench --write`; `make bench` measures anew and fails when a target is missed.
+
+- A ratio is verbs by hand. Both sides run in turns against one embedded server and one worker, with the same activity
+  (`run_agent_step`, an echo agent), models, converter, timeouts, retry policy and window. By hand means
+  `asyncio.gather` with a semaphore, or a loop, around `workflow.execute_activity`, without summaries
+  (`benchmarks/by_hand.py`).
+- Each ratio is the median over pairs of runs, and in brackets between which it lay. The columns "by verbs" and
+  "by hand" hold the medians.
+- CPU seconds are those of the process that holds worker, agents and client. They have no target, and tell how much of
+  a wall time was waiting for the server, or for a machine with other work.
+- Replay time is that of the SDK's `Replayer` over the histories of the last pair, five times each, in turns.
+- The longest activation is the wall time of `WorkflowInstance.activate`, which the SDK's deadlock detector limits to
+  2 s, in a worker that runs 500 steps, the workflow and the client in one process. CPU time is its thread's own. The
+  median of up to three runs is shown.
+"""
