@@ -6,6 +6,7 @@ A result, a failure or carried arguments over the server's limit would keep the 
 from __future__ import annotations
 
 import asyncio
+from inspect import signature
 from typing import Any, NoReturn
 
 from temporalio import workflow
@@ -20,7 +21,7 @@ from temporalio.worker import (
 )
 
 from workflows import AgentWorkflow, wire
-from workflows.errors import QUOTED_LENGTH, PayloadTooLarge, cut
+from workflows.errors import QUOTED_LENGTH, InputRejected, PayloadTooLarge, cut
 from workflows.oversize import lightened
 
 
@@ -37,6 +38,7 @@ class _Guard(WorkflowInboundInterceptor):
         super().init(_Outbound(outbound))
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        _refuse_other_arguments(input)
         try:
             return _fitting(await super().execute_workflow(input))
         except asyncio.CancelledError:
@@ -53,6 +55,14 @@ class _Outbound(WorkflowOutboundInterceptor):
         for number, argument in enumerate(input.args):
             wire.fit(argument, owner=_run(), field=f"argument {number} of continue-as-new")
         super().continue_as_new(input)
+
+
+def _refuse_other_arguments(input: ExecuteWorkflowInput) -> None:
+    """More or fewer arguments than `run` takes would raise a TypeError, with which a workflow task retries for ever."""
+    try:
+        signature(input.run_fn).bind(None, *input.args)  # None: self
+    except TypeError as error:
+        raise InputRejected(f"{workflow.info().workflow_type}: {error} (it was given {len(input.args)}).") from None
 
 
 def _run() -> str:

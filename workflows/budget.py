@@ -176,6 +176,8 @@ def opened(options: RunOptions) -> Ledger:
 
 def grant(ledger: Ledger, request: Request) -> Decision:
     """Set tokens and dollars aside for a step; grant what is left if that is less, deny when nothing is."""
+    if ledger.tokens.limit is None and ledger.usd.limit is None and request.at_most is None:
+        return Granted(ledger, None)  # most runs, and every one of their steps
     if ledger.is_exhausted:
         return Denied(exhausted_reason(ledger))
     previous = request.previous or Grant()
@@ -239,6 +241,8 @@ def request_more(
 
 def settle(ledger: Ledger, held: Grant | None, spent: Usage) -> Ledger:
     """Charge what a step spent since its grant, and take back what it did not use."""
+    if held is None and not spent.total_tokens and not spent.cost_usd:
+        return ledger
     return replace(
         ledger,
         tokens=_settled(ledger.tokens, held.tokens if held else None, spent.total_tokens),

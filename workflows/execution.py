@@ -78,7 +78,7 @@ async def _schedule_until_done(
         grant = await _obtain(run, record, request)
         before, begun_ms = spending.settled, _now_ms()
         try:
-            call = call.model_copy(update={"grant": grant})
+            call = call if call.grant == grant else call.model_copy(update={"grant": grant})
             end = await _scheduled(run, call, left_ms)
         except BaseException:
             run.grants.settle(grant, Usage())  # it was never scheduled
@@ -141,6 +141,8 @@ def _settled(run: Run, record: StepRecord, call: StepCall, end: calls.StepEnd, s
     spending.attempts += end.outcome.attempts
     for warning in end.outcome.warnings:
         run.tell(StepWarning(step=record.step, message=warning))
+    if end.outcome.attempts == spending.attempts and end.outcome.usage == spending.settled:
+        return end.outcome
     return end.outcome.model_copy(update={"usage": spending.settled, "attempts": spending.attempts})
 
 

@@ -23,7 +23,8 @@ from runtime.recording import recorded
 from runtime.settings import Settings
 from tests import programs
 from tests.programs import step, steps
-from tests.support import World, event_types, served, wait_until
+from tests.replay import pattern_scenarios
+from tests.support import AGENTS, World, event_types, served, wait_until
 
 HISTORIES = Path(__file__).with_name("histories")
 
@@ -37,6 +38,7 @@ WORKFLOWS: tuple[type, ...] = (
     programs.Limited,
     programs.Stubborn,
     programs.Rolling,
+    *pattern_scenarios.WORKFLOWS,
 )
 
 Handle = WorkflowHandle[Any, Any]
@@ -108,6 +110,10 @@ SCENARIOS = {
 }
 
 
+PATTERNS = {name: Scenario(*each) for name, each in pattern_scenarios.SCENARIOS.items()}
+SCENARIOS |= PATTERNS
+
+
 async def play(world: World, scenario: Scenario) -> Handle:
     """Run a scenario to its end, whatever that is."""
     handle = await world.start(scenario.workflow, scenario.argument, **scenario.options)
@@ -128,7 +134,8 @@ async def record(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with local_server(Path(folder) / "server") as server:
             client = await connect(Settings(), address=server.address)
-            async with served(client, *WORKFLOWS, blobs=Path(folder) / "blobs") as world:
+            agents = AGENTS.read_text(encoding="utf-8") + pattern_scenarios.AGENTS
+            async with served(client, *WORKFLOWS, agents=agents, blobs=Path(folder) / "blobs") as world:
                 for name in missing:
                     handle = await play(world, SCENARIOS[name])
                     history = recorded(await handle.fetch_history())

@@ -120,6 +120,15 @@ async def test_steps_without_its_input_fails(world: World, arguments: list[Any],
     assert await rejection_of(handle) == ("InputRejected", message)
 
 
+async def test_users_workflow_with_too_few_arguments_fails(world: World) -> None:
+    """What `run` cannot be called with fails the run, and says what is missing."""
+    handle = await world.client.start_workflow("FanOut", id="too-few", task_queue=world.task_queue)
+    assert await rejection_of(handle) == (
+        "InputRejected",
+        "FanOut: missing a required argument: 'specs' (it was given 0).",
+    )
+
+
 @pytest.mark.parametrize(
     "spec",
     [

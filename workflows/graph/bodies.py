@@ -115,13 +115,14 @@ async def coordinate(scope: Scope, step: PatternStep) -> StageOutput:
         agent.model_copy(update={"system_prompt": as_text(scope.rendered(agent.system_prompt))})
         for agent in step.agents
     )
-    asked = step.model_copy(update={"task": task, "agents": agents, "config": scope.rendered(step.config)})
+    asked = step.model_copy(update={"task": task, "agents": agents})
     try:
         output = await run_pattern(frame.owner, asked, scope.state)
     except PatternFailed as failure:
         raise StageFailed(failure.message, PatternOutput(outputs=tuple(failure.outputs), final_answer="")) from None
     if isinstance(output, PatternOutput):
-        scope.state.update({f"agent.{each.name}.answer": each.answer for each in output.outputs})
+        # A later answer replaces an earlier one of the same agent; a failure replaces nothing.
+        scope.state.update({f"agent.{each.name}.answer": each.answer for each in output.outputs if each.succeeded})
     else:
         scope.state[f"stage.{scope.stage.id}.review_passed"] = output.passed
     return output

@@ -149,7 +149,7 @@ def _mistake(value: Any, mistake: Any) -> Finding:
 def _told(found: Any) -> str:
     if isinstance(found, (dict, list)):
         return "an object" if isinstance(found, dict) else "a list"
-    return cut(json.dumps(found, ensure_ascii=False, default=repr))
+    return cut(repr(found) if isinstance(found, str) else json.dumps(found, default=repr))
 
 
 def _types(path: Path) -> str:

@@ -177,7 +177,7 @@ def nested_too_deep(place: Place) -> Unreadable:
 
 
 def _string_fault(token: str) -> str | None:
-    return HALF_CHARACTER if "\\" in token and _has_half_characters(json.loads(token)) else None
+    return HALF_CHARACTER if _has_half_characters(json.loads(token)) else None
 
 
 def _number_fault(token: str) -> str | None:
@@ -192,7 +192,7 @@ def _number_fault(token: str) -> str | None:
 
 
 HALF_CHARACTER = "a text holds half a character (a surrogate without its pair). Write the character itself."
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+SURROGATE = re.compile("\\\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+', re.DOTALL)
 # Enough for a text that the decoder has taken already: strings, brackets, separators, and everything else.

@@ -16,12 +16,14 @@ from typing import Any
 import yaml
 
 from workflows.errors import cut
-from workflows.graph.locating import Mark, Place
+from workflows.graph.locating import Lines, Mark, Place
 from workflows.graph.reading import MAX_DEPTH, MAX_DIGITS, Unreadable, nested_too_deep, repeated_key, too_deep
 
 MAX_ALIASED = 1_000_000
 # Characters and parts that aliases may repeat, all together: ten lines of nested anchors can stand for gigabytes.
 
+UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What YAML does not allow anywhere: control characters, and halves of surrogate pairs.
 WHOLE = re.compile(r"[-+]?[0-9]+")
 BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -95,17 +97,21 @@ def yaml_marks(text: str) -> Iterator[Mark]:
 
 
 def _events(text: str) -> Iterator[Any]:
+    _refuse_unprintable(text)
     try:
         yield from yaml.parse(text, Loader=LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         told = ": ".join(part for part in (error.context, error.problem) if part)
         raise Unreadable(f"this is no YAML ({told}).", _place(mark) if mark else None) from None
-    except yaml.reader.ReaderError as error:
-        found = text[error.position : error.position + 1]
-        before = text[: error.position]
-        place = Place(before.count("\n") + 1, error.position - before.rfind("\n"))
-        raise Unreadable(f"this is no YAML (the character {found!r} is not allowed).", place) from None
+
+
+def _refuse_unprintable(text: str) -> None:
+    """Looked for here, because the parser tells its place in bytes."""
+    found = UNPRINTABLE.search(text)
+    if found is not None:
+        place = Lines(text).place(found.start())
+        raise Unreadable(f"this is no YAML (the character {ascii(found[0])} is not allowed).", place)
 
 
 def _place(mark: Any) -> Place:

@@ -62,10 +62,12 @@ async def vote(
     require_any(outputs)
     tally = counted(outputs)
     answer = await synthesized(workflow, synthesizer, task, outputs)
-    if answer is None:
-        _require_quorum(tally, config.quorum, outputs)
-        workflow.log("info", f"vote: {tally.votes} of {tally.voters} voters agree", {"ratio": tally.ratio})
-    return PatternOutput(outputs=tuple(outputs), final_answer=tally.answer if answer is None else answer)
+    if answer is not None:
+        workflow.log("info", "vote: the synthesizer decided", {"ratio": 1.0})
+        return PatternOutput(outputs=tuple(outputs), final_answer=answer)
+    _require_quorum(tally, config.quorum, outputs)
+    workflow.log("info", f"vote: {tally.votes} of {tally.voters} voters agree", {"ratio": tally.ratio})
+    return PatternOutput(outputs=tuple(outputs), final_answer=tally.answer)
 
 
 def counted(outputs: Sequence[AgentOutput]) -> Tally:
