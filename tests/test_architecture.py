@@ -23,10 +23,14 @@ ABOVE = {
 MAY_NAME_AN_UPPER_ROOM = {"runtime/commands", "runtime/recall.py"}
 """The subcommands are starter.py's own rooms: `--local` builds the worker that worker.py describes."""
 
-WITHOUT_TEMPORAL = ["budget", "events", "progress", "parsing", "oversize", "steps"]
+WITHOUT_TEMPORAL = [
+    *("budget", "events", "progress", "parsing", "oversize", "steps", "actions"),
+    *(f"graph/{name}" for name in ("conditions", "definition", "policies", "proposal", "templates", "verify")),
+    *("patterns/configs", "patterns/prompts"),
+]
 """Pure modules of workflows/, tested without a server."""
 
-LOWER = ["wire", "errors", "steps", "events", "budget", "progress", "parsing", "oversize"]
+LOWER = ["wire", "errors", "steps", "actions", "events", "budget", "progress", "parsing", "oversize"]
 MIDDLE = ["deadline", "window", "calls", "grants", "run", "execution"]
 
 
@@ -63,7 +67,7 @@ def test_workflows_decide_below_and_wait_above() -> None:
         f"{module} imports {name}"
         for module in LOWER
         for name in imports(ROOT / "workflows" / f"{module}.py")
-        for middle in [*MIDDLE, "verbs", "saga", "steps_workflow"]
+        for middle in [*MIDDLE, "verbs", "saga", "steps_workflow", "graph_workflows"]
         if name == f"workflows.{middle}"
     }
     upward |= {

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, JsonValue
 
 from workflows.errors import ApprovalRejected, cut
+from workflows.graph.conditions import same
 from workflows.graph.definition import ApprovalField
 from workflows.parsing import parse
 from workflows.wire import Stored
@@ -102,6 +103,6 @@ def _check(response: JsonValue, fields: Sequence[ApprovalField]) -> None:
         if value in (None, ""):
             if field.required:
                 raise ApprovalRejected(f"field {field.name!r} is required and has no value.")
-        elif field.options and value not in field.options:
+        elif field.options and not any(same(value, option) for option in field.options):
             offered = ", ".join(repr(option) for option in field.options)
             raise ApprovalRejected(f"field {field.name!r} is {cut(repr(value))}; the options are {offered}.")

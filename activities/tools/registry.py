@@ -9,7 +9,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, Required, TypeVar, get_args, get_type_hints
 
 from jsonschema import Draft202012Validator
@@ -258,7 +258,7 @@ class Toolbox:
         """These tools and another one. Raises ValueError where its name is taken."""
         if added.name in self._tools:
             raise ValueError(f"has the name {added.name!r}, which another tool has; give it one by @tool(name=…)")
-        return Toolbox([*self._tools.values(), replace(added)])
+        return Toolbox([*self._tools.values(), added])
 
     def get(self, name: str) -> Tool | None:
         """A tool; None where there is none of this name."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, assert_never
@@ -15,9 +15,10 @@ from typing import Any, assert_never
 from pydantic import JsonValue
 from temporalio import workflow
 
+from workflows import wire
 from workflows.approvals import ApprovalAnswer, ApprovalRequest
 from workflows.deadline import Finished, within
-from workflows.errors import PatternFailed, cut
+from workflows.errors import PatternFailed, PerdureError, cut
 from workflows.events import ApprovalAsked, ApprovalResolved, rfc3339
 from workflows.graph.acting import run_proposal
 from workflows.graph.conditions import as_text, holds
@@ -38,6 +39,7 @@ from workflows.graph.frame import Frame, State
 from workflows.graph.outputs import StageFailed, answer_of
 from workflows.graph.proposal import Course, failure
 from workflows.graph.results import (
+    ActionResult,
     ApprovalOutput,
     DeliverOutput,
     EmptyOutput,
@@ -56,6 +58,12 @@ from workflows.window import sliding_window
 
 MAX_PROMPT_LENGTH = 500
 # In an event; the query `approvals` has all of it.
+MAX_RENDERED_BYTES = 8_000_000
+# Of a value with its references replaced. A loop that writes `{{text}}{{text}}` doubles it each time, and the worker's
+# memory ends before the loop does.
+MAX_RENDERED_DEPTH = 100
+# Lists and objects in each other: a loop that writes `[{{list}}]` adds one each time, and a result nested more than
+# about 250 deep cannot be written as JSON.
 
 
 @dataclass(frozen=True)
@@ -69,22 +77,54 @@ class Scope:
     """How a graph inside this one is run; the engine's, which knows the bodies too."""
     layer: tuple[str, ...] = ()
     """Names that the body itself brings (`item`, `index`, `payload`): replaced also where templates are off."""
+    referred: State | None = None
+    """What references read, where that is not `state`: in a compensation, the state at the failure."""
 
     def rendered(self, value: JsonValue) -> Any:
         """The value with its references replaced. Raises `StageFailed` where the state lacks one."""
         only = None if self.frame.uses_templates(self.stage) else self.layer
+        if only == ():
+            return value
         try:
-            return value if only == () else render(value, self.state, only=only)
+            rendered = render(value, self.state if self.referred is None else self.referred, only=only)
         except MissingKey as missing:
             raise StageFailed(str(missing)) from None
+        if rendered != value:
+            _refuse_overgrown(rendered)
+        return rendered
 
     def over(self, layer: dict[str, JsonValue]) -> Scope:
         """The same with a layer over the state: what the body writes goes there."""
-        return replace(self, state=ChainMap(layer, self.state), layer=(*self.layer, *layer))
+        referred = None if self.referred is None else ChainMap(layer, self.referred)
+        return replace(self, state=ChainMap(layer, self.state), layer=(*self.layer, *layer), referred=referred)
+
+
+def _refuse_overgrown(value: JsonValue) -> None:
+    depth, inner = 0, [value]
+    while inner := [item for each in inner for item in _items(each) if isinstance(item, (dict, list))]:
+        depth += 1
+        if depth >= MAX_RENDERED_DEPTH:
+            raise StageFailed(f"with its references replaced, a value nests more than {MAX_RENDERED_DEPTH} deep")
+    if not wire.fits(value, MAX_RENDERED_BYTES):
+        size, limit = wire.size(value) / 1e6, MAX_RENDERED_BYTES / 1e6
+        raise StageFailed(f"with its references replaced, a value is {size:.1f} MB and the limit is {limit:.1f} MB")
+
+
+def _items(value: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 async def run(scope: Scope, step: Step) -> StageOutput:
     """What a step brings. Raises `StageFailed`."""
+    try:
+        return await _performed(scope, step)
+    except PerdureError as refused:  # more steps in one call than a history holds, for one
+        raise StageFailed(refused.message) from None
+
+
+async def _performed(scope: Scope, step: Step) -> StageOutput:
     match step:
         case PatternStep():
             return await coordinate(scope, step)
@@ -190,39 +230,68 @@ async def repeat(scope: Scope, step: LoopUntilStep) -> StageOutput:
     outputs: list[StageOutput] = []
     satisfied = False
     while len(outputs) < step.max_iterations and not satisfied:
-        outputs.append(await run(scope, step.body))
+        await scope.frame.pace.keep(len(scope.state))
+        try:
+            outputs.append(await run(scope, step.body))
+        except StageFailed as failed:
+            raise StageFailed(str(failed), _looped([*outputs, failed.output], satisfied)) from None
+        except asyncio.CancelledError:
+            scope.frame.left = _looped([*outputs, *_left(scope)], satisfied)
+            raise
         scope.state[f"stage.{scope.stage.id}.answer"] = answer_of(outputs[-1])
         scope.state[f"stage.{scope.stage.id}.iteration"] = len(outputs)
         satisfied = bool(step.until) and holds(step.until, scope.state)
+    return _looped(outputs, satisfied)
+
+
+def _looped(outputs: list[StageOutput], satisfied: bool) -> LoopOutput:
     return LoopOutput(iterations=len(outputs), satisfied=satisfied, iterations_output=tuple(outputs))
+
+
+def _left(scope: Scope) -> list[StageOutput]:
+    """What a body that was just cut off had done, if it told."""
+    left = scope.frame.take_left()
+    return [] if left is None else [left]
 
 
 async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
     """Run the body for each item. Every item runs; the stage fails, in the end, if one of them failed."""
     found = scope.state.get(step.items_from)
     items = found if isinstance(found, list) else []
-    state, failures = scope.state, dict[int, str]()
+    outputs: list[StageOutput] = [EmptyOutput()] * len(items)
+    failures: dict[int, str] = {}
 
-    async def one(place: tuple[int, JsonValue]) -> StageOutput:
-        index, item = place
-        layer: dict[str, JsonValue] = {"item": item, "index": index}
+    async def one(index: int) -> None:
+        await scope.frame.pace.keep(len(scope.state))
+        layer: dict[str, JsonValue] = {"item": items[index], "index": index}
         try:
-            output = await run(scope.over(layer), step.body)
+            outputs[index] = await run(scope.over(layer), step.body)
         except StageFailed as failed:
-            failures[index], output = str(failed), failed.output
-        prefix = f"foreach.{scope.stage.id}.{index}"
-        state[f"{prefix}.item"], state[f"{prefix}.answer"] = item, answer_of(output)
-        state.update({f"{prefix}.state.{key}": layer[key] for key in layer if key not in ("item", "index")})
-        return output
+            failures[index], outputs[index] = str(failed), failed.output
+        except asyncio.CancelledError:
+            outputs[index] = next(iter(_left(scope)), EmptyOutput())
+            raise
+        _keep_item(scope, index, layer, answer_of(outputs[index]))
 
-    width = step.max_concurrent or scope.frame.run.options.window
-    outputs = await sliding_window(list(enumerate(items)), width, one)
-    state[f"foreach.{scope.stage.id}.count"] = len(items)
+    try:
+        await sliding_window(range(len(items)), step.max_concurrent or scope.frame.run.options.window, one)
+    except asyncio.CancelledError:
+        scope.frame.left = ForEachOutput(items=len(items), outputs=tuple(outputs))
+        raise
+    scope.state[f"foreach.{scope.stage.id}.count"] = len(items)
     output = ForEachOutput(items=len(items), outputs=tuple(outputs))
     if failures:
         first = min(failures)
         raise StageFailed(f"{len(failures)} of {len(items)} items failed; item {first}: {failures[first]}", output)
     return output
+
+
+def _keep_item(scope: Scope, index: int, layer: dict[str, JsonValue], answer: str) -> None:
+    """What an item's body wrote, below the item's own keys: no item sees another's."""
+    prefix = f"foreach.{scope.stage.id}.{index}"
+    scope.state[f"{prefix}.item"], scope.state[f"{prefix}.answer"] = layer["item"], answer
+    written = {f"{prefix}.state.{key}": value for key, value in layer.items() if key not in ("item", "index")}
+    scope.state.update(written)
 
 
 async def dedup(scope: Scope, step: DedupStep) -> StageOutput:
@@ -251,8 +320,13 @@ async def deliver(scope: Scope, step: DeliverStep) -> StageOutput:
             results.append(await act(inner, sink))
         except StageFailed as failed:
             errors.append(str(failed))
-            if isinstance(failed.output, ProposalOutput):
-                results.append(failed.output.result)
+            results.append(
+                failed.output.result if isinstance(failed.output, ProposalOutput) else _refused(sink, failed)
+            )
+        except asyncio.CancelledError:
+            cut_off = [left.result for left in _left(scope) if isinstance(left, ProposalOutput)]
+            scope.frame.left = DeliverOutput(results=(*results, *cut_off))
+            raise
     scope.state.update({key: value for key, value in layer.items() if key != "payload"})
     scope.state[f"stage.{scope.stage.id}.delivered_count"] = len(step.sinks) - len(errors)
     scope.state[f"stage.{scope.stage.id}.failed_count"] = len(errors)
@@ -260,3 +334,9 @@ async def deliver(scope: Scope, step: DeliverStep) -> StageOutput:
     if errors and len(errors) == len(step.sinks):
         raise StageFailed(f"every sink failed: {'; '.join(errors)}", output)
     return output
+
+
+def _refused(sink: ActionProposal, error: str) -> ProposalResult:
+    """The result of a sink whose references could not be replaced: none of its actions began."""
+    results = (ActionResult(action_id=action.id, status="rejected", error=error) for action in sink.actions)
+    return ProposalResult(proposal_id=sink.id, results=tuple(results))

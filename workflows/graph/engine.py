@@ -7,6 +7,7 @@ compensated in reverse order and the result tells all that was done.
 from __future__ import annotations
 
 import asyncio
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from workflows.errors import cut
 from workflows.events import StageFinished, StageStarted, rfc3339
 from workflows.graph import bodies
 from workflows.graph.conditions import holds
-from workflows.graph.definition import Condition, GraphDefinition, ProposalCompensation, Stage, Step, SubWorkflowStep
-from workflows.graph.frame import Frame
+from workflows.graph.definition import Condition, GraphDefinition, ProposalCompensation, Stage, SubWorkflowStep
+from workflows.graph.frame import Frame, State
 from workflows.graph.outputs import StageFailed, answer_of
+from workflows.graph.pace import Pace
 from workflows.graph.policies import policies_of
 from workflows.graph.results import (
     EmptyOutput,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 MAX_ERROR_LENGTH = 2_000
 # Of a stage's error in an event; the result has all of it.
+GOAL = "goal"
+# The state key of the definition's goal; nothing that a start brings can take its place.
 
 
 async def walk(
@@ -54,16 +58,18 @@ async def walk(
     frame = Frame(
         owner,
         graph,
-        {**state, **({} if graph.goal is None else {"goal": graph.goal})},
+        _seeded(graph, state),
         Saga(owner),
         policies=(*(outer.policies if outer else ()), *policies_of(graph.metadata, f"graph {graph.id!r}")),
         cache=outer.cache if outer else {},
+        pace=outer.pace if outer else Pace(),
     )
     is_cancelled, failed = False, False
     try:
         failed = not await _to_the_end(frame)
     except asyncio.CancelledError:
         is_cancelled = failed = True
+    frame.at_failure = dict(frame.state) if failed else {}
     compensations = await frame.saga.compensate() if failed else []
     result = WorkflowResult(
         workflow_id=graph.id,
@@ -76,6 +82,11 @@ async def walk(
         final_state=frame.state,
     )
     return result, is_cancelled
+
+
+def _seeded(graph: GraphDefinition, state: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    seeded = {key: value for key, value in state.items() if key != GOAL}
+    return seeded if graph.goal is None else {**seeded, GOAL: graph.goal}
 
 
 def _status(failed: bool, compensations: list[CompensationResult]) -> WorkflowStatus:
@@ -104,11 +115,14 @@ async def _to_the_end(frame: Frame) -> bool:
         edges.setdefault(edge.source, []).append((edge.conditions, edge.target))
     following: str | None = frame.graph.start
     while following is not None:
+        await frame.pace.keep(len(frame.state))
+        refusal = _refusal(frame, following, stages)
+        if refusal is not None:
+            name = stages[following].name if following in stages else following
+            frame.results.append(_never_run(following, name, refusal))
+            return False
         stage = stages[following]
         frame.executions += 1
-        if frame.executions > frame.graph.max_iterations:
-            _refuse_another(frame, stage)
-            return False
         succeeded = await _execute(frame, stage)
         fitting = (target for conditions, target in edges.get(stage.id, ()) if holds(conditions, frame.state))
         following = next(fitting, None) if succeeded or stage.on_failure == "route" else None
@@ -117,13 +131,18 @@ async def _to_the_end(frame: Frame) -> bool:
     return True
 
 
-def _refuse_another(frame: Frame, stage: Stage) -> None:
-    """The loop guard: the stage that would have come next is reported as failed."""
-    error = f"cycle limit reached after {frame.graph.max_iterations} iterations"
-    frame.results.append(
-        StageResult(
-            stage_id=stage.id, stage_name=stage.name, status="failed", output=EmptyOutput(), duration_ms=0, error=error
-        )
+def _refusal(frame: Frame, following: str, stages: Mapping[str, Stage]) -> str | None:
+    """Why the stage that comes next cannot run. A graph that was verified has every stage it leads to."""
+    if following not in stages:
+        return "no start stage defined" if frame.executions == 0 else f"stage not found: '{following}'"
+    if frame.executions >= frame.graph.max_iterations:
+        return f"cycle limit reached after {frame.graph.max_iterations} iterations"
+    return None
+
+
+def _never_run(stage_id: str, name: str, error: str) -> StageResult:
+    return StageResult(
+        stage_id=stage_id, stage_name=name, status="failed", output=EmptyOutput(), duration_ms=0, error=error
     )
 
 
@@ -135,9 +154,13 @@ async def _execute(frame: Frame, stage: Stage) -> bool:
     run.tell(StageStarted(stage=stage.id, index=index))
     run.refresh_details()
     output: StageOutput = EmptyOutput()
-    error: str | None = "the run was cancelled"
+    error: str | None = None
     try:
         output, error = await _outcome(frame, stage, record)
+    except asyncio.CancelledError:
+        by_run = workflow.cancellation_reason() is not None
+        error = "the run was cancelled" if by_run else "cancelled: the time of the stage around it was up"
+        raise
     finally:
         left = frame.take_left()
         output = left if left is not None and isinstance(output, EmptyOutput) else output
@@ -168,7 +191,7 @@ async def _outcome(frame: Frame, stage: Stage, record: PhaseRecord) -> tuple[Sta
     token = current_stage.set(record)
     try:
         with workflow.create_event_group(f"phase-{record.index}", label=stage.name or None).scope():
-            ended = await within(_brought(frame, stage, stage.step), limit)
+            ended = await within(bodies.run(bodies.Scope(frame, stage, frame.state, nest=_nested), stage.step), limit)
     except StageFailed as failure:
         return failure.output, str(failure)
     finally:
@@ -191,20 +214,28 @@ def _write_down(frame: Frame, stage: Stage, output: StageOutput, error: str | No
 
 def _undoing(frame: Frame, stage: Stage) -> Callable[[], Any]:
     async def undo() -> None:
-        compensation = stage.compensation
-        if isinstance(compensation, ProposalCompensation):
-            await bodies.act(bodies.Scope(frame, stage, frame.state, nest=_nested), compensation.proposal)
-        elif compensation is not None:
-            referred = next((other for other in frame.graph.stages if other.id == compensation.stage_id), None)
-            if referred is None:
-                raise StageFailed(f"stage not found: '{compensation.stage_id}'")
-            await _brought(frame, referred, referred.step)
+        await frame.pace.keep(len(frame.state))
+        written: dict[str, JsonValue] = {}
+        try:
+            await _undo(frame, stage, ChainMap(written, frame.state))
+        finally:
+            # Later compensations see these; what stages told of themselves stays as the failure found it.
+            frame.state.update({key: value for key, value in written.items() if not key.startswith("stage.")})
 
     return undo
 
 
-async def _brought(frame: Frame, stage: Stage, step: Step) -> StageOutput:
-    return await bodies.run(bodies.Scope(frame, stage, frame.state, nest=_nested), step)
+async def _undo(frame: Frame, stage: Stage, state: State) -> None:
+    compensation = stage.compensation
+    if isinstance(compensation, ProposalCompensation):
+        scope = bodies.Scope(frame, stage, state, nest=_nested, referred=frame.at_failure)
+        await bodies.act(scope, compensation.proposal)
+    elif compensation is not None:
+        referred = next((other for other in frame.graph.stages if other.id == compensation.stage_id), None)
+        if referred is None:
+            raise StageFailed(f"stage not found: '{compensation.stage_id}'")
+        scope = bodies.Scope(frame, referred, state, nest=_nested, referred=frame.at_failure)
+        await bodies.run(scope, referred.step)
 
 
 async def _nested(scope: bodies.Scope, step: SubWorkflowStep) -> StageOutput:

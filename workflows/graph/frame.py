@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from workflows.graph.definition import GraphDefinition, Stage
+from workflows.graph.pace import Pace
 from workflows.graph.policies import Policy
 from workflows.graph.results import StageOutput, StageResult
 from workflows.graph.templates import is_on
@@ -35,10 +36,13 @@ class Frame:
     policies: tuple[Policy, ...]
     cache: dict[str, JsonValue]
     """Results of idempotent actions; one for the whole run."""
+    pace: Pace
     results: list[StageResult] = field(default_factory=list)
     executions: int = 0
     left: StageOutput | None = None
     """What the stage under way had done when it was cut off."""
+    at_failure: dict[str, JsonValue] = field(default_factory=dict)
+    """The state when the graph failed: what references in its compensations read."""
 
     @property
     def run(self) -> Run:

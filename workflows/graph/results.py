@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from workflows.actions import ActionStatus
 from workflows.wire import Stored
 
-ActionStatus = Literal["rejected", "succeeded", "failed", "skipped"]
 StageStatus = Literal["succeeded", "failed", "skipped", "compensated"]
 WorkflowStatus = Literal["completed", "failed", "compensated", "partially_compensated", "paused"]
 

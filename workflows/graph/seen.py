@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
-from pydantic import Field, JsonValue, PositiveInt
+from pydantic import Field, JsonValue, NonNegativeInt
 from pydantic_core import to_json
 from temporalio import workflow
 
@@ -21,12 +21,14 @@ from workflows.wire import Stored
 
 FINGERPRINT_LENGTH = 16
 # 64 bits: among a hundred thousand items, one chance in three billion that two are taken for the same.
-MAX_SEEN = 80_000
-# Fingerprints with their expiry that fit into the argument with which the store continues as new.
+MAX_SEEN = 50_000
+# Fingerprints, at 30 bytes with their expiry, that fit into the argument with which the store continues as new.
 MAX_CLAIM = 20_000
 # Items asked about in one call; more are asked about in several.
 REMEMBERED_CLAIMS = 200
-# Answers kept for runs that ask again.
+# Answers kept for runs that ask again: those whose worker was lost while it asked.
+REMEMBERED_FLAGS = 200_000
+# In these answers together, at a character each; the rest of that argument.
 CLAIMS_OF_A_RUN = 400
 # Temporal allows 2,000 updates in an execution; the store continues as new long before.
 
@@ -37,7 +39,7 @@ class Claim(Stored):
     key: str
     store: str
     fingerprints: tuple[str, ...]
-    ttl_secs: PositiveInt | None = None
+    ttl_secs: NonNegativeInt | None = None
 
 
 class Seen(Stored):
@@ -45,8 +47,8 @@ class Seen(Stored):
 
     until: dict[str, int] = Field(default_factory=dict)
     """Second until which each fingerprint counts as seen; 0 is for ever."""
-    answered: dict[str, tuple[bool, ...]] = Field(default_factory=dict)
-    """The latest answers, by key of the claim."""
+    answered: dict[str, str] = Field(default_factory=dict)
+    """The latest answers by key of the claim: for each of its items, `1` if it was new, else `0`."""
 
 
 class StoreFull(PerdureError):
@@ -103,27 +105,36 @@ class SeenStore:
     @workflow.update(name=wire.CLAIM_UPDATE)
     def claim(self, asked: Claim) -> tuple[bool, ...]:
         """Whether each fingerprint is new; from now on it is not."""
-        if asked.key in self._answered:
-            return self._answered[asked.key]
-        self._claims += 1
+        if asked.key not in self._answered:
+            self._claims += 1
+            self._answered[asked.key] = self._judged(asked)
+            self._forget_answers()
+        return tuple(flag == "1" for flag in self._answered[asked.key])
+
+    def _judged(self, asked: Claim) -> str:
         now = workflow.time_ns() // 1_000_000_000
         self._forget(now)
         new = {name for name in asked.fingerprints if name not in self._until}
         if len(self._until) + len(new) > MAX_SEEN:
             held = f"{len(self._until):,} of {MAX_SEEN:,}"
             raise StoreFull(f"it holds {held} items. Give the stage a ttl_secs, or another store.")
-        answer = self._mark(asked, 0 if asked.ttl_secs is None else now + asked.ttl_secs)
-        self._answered[asked.key] = answer
-        for oldest in list(self._answered)[:-REMEMBERED_CLAIMS]:
-            del self._answered[oldest]
-        return answer
-
-    def _mark(self, asked: Claim, until: int) -> tuple[bool, ...]:
-        answer = []
+        until = 0 if asked.ttl_secs is None else now + asked.ttl_secs
+        flags = []
         for name in asked.fingerprints:
-            answer.append(name not in self._until)
+            flags.append("1" if name not in self._until else "0")
             self._until.setdefault(name, until)
-        return tuple(answer)
+        return "".join(flags)
+
+    def _forget_answers(self) -> None:
+        kept, flags = 0, 0
+        for answer in reversed(self._answered.values()):
+            kept, flags = kept + 1, flags + len(answer)
+            if kept > REMEMBERED_CLAIMS or flags > REMEMBERED_FLAGS:
+                break
+        else:
+            return
+        for oldest in list(self._answered)[: 1 - kept]:
+            del self._answered[oldest]
 
     def _forget(self, now: int) -> None:
         expired = [name for name, until in self._until.items() if until and until <= now]

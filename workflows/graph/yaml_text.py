@@ -111,7 +111,7 @@ def _refuse_unprintable(text: str) -> None:
     found = UNPRINTABLE.search(text)
     if found is not None:
         place = Lines(text).place(found.start())
-        raise Unreadable(f"this is no YAML (the character {ascii(found[0])} is not allowed).", place)
+        raise Unreadable(f"this is no YAML (the character {found[0]!a} is not allowed).", place)
 
 
 def _place(mark: Any) -> Place:

@@ -1,0 +1,204 @@
+"""`perdure verify` and `perdure graph`: stage graphs judged and drawn, without running anything.
+
+Law: a graph that perdure would not start is never called valid here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from runtime.commands.options import COMPLETED, WRONG_USAGE, Common, Fault, shared
+from runtime.commands.session import faults, print_json, tell
+from workflows.errors import cut
+from workflows.graph.definition import GraphDefinition
+from workflows.graph.pictures import dot, mermaid
+from workflows.graph.schema import graph_schema
+from workflows.graph.step_checks import Served
+from workflows.graph.verdict import Estimate, Verdict
+from workflows.graph.verify import load_graph, verify_graph
+
+STDIN = "-"
+STDIN_NAME = "<stdin>"
+
+SHOWN = 20
+# Lines about single stages, and waves, that a person reads at a glance; --json has all of them.
+
+DOT_SECONDS = 60
+# Graphviz takes minutes for thousands of stages, and nobody looks at such a picture.
+
+
+@click.command("verify")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--lenient", is_flag=True, help="Accept doubts: what runs, and is probably not what was meant.")
+@click.option("--agents", metavar="FILE", help="An agents.toml: doubt agents and tools that are not in it.")
+@click.option(
+    "--given", multiple=True, metavar="KEY", help="A state key that the start will bring; may be given again."
+)
+@shared
+def verify(common: Common, files: tuple[str, ...], lenient: bool, agents: str | None, given: tuple[str, ...]) -> int:
+    """Check stage graphs without running them; exit 2 where one cannot run.
+
+    FILE is JSON or YAML; `-` is stdin. Doubts (unknown fields, references that nothing can fill) count as errors
+    unless --lenient says otherwise; warnings never do.
+    """
+    with faults():
+        served = served_by(agents)
+        verdicts = [
+            (name, verify_graph(text, file=name, given=given, served=served)) for name, text in map(read_graph, files)
+        ]
+    if common.is_json:
+        print_json([{"file": name, **verdict.model_dump(mode="json")} for name, verdict in verdicts])
+    else:
+        for name, verdict in verdicts:
+            _print(name, verdict)
+    return COMPLETED if all(is_accepted(verdict, lenient=lenient) for _, verdict in verdicts) else WRONG_USAGE
+
+
+def is_accepted(verdict: Verdict, *, lenient: bool) -> bool:
+    """Whether a graph may start: no error, and no doubt unless they are accepted."""
+    return verdict.valid and (lenient or not verdict.with_severity("doubt"))
+
+
+def read_graph(name: str) -> tuple[str, str]:
+    """What messages call a file, and its text; `-` is stdin."""
+    shown = STDIN_NAME if name == STDIN else name
+    try:
+        raw = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+        return shown, raw.decode("utf-8")
+    except OSError as error:
+        raise Fault(f"{name!r} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise Fault(f"{shown!r} is no UTF-8 text (byte {error.start}).") from error
+
+
+def served_by(agents: str | None) -> Served:
+    """What an agents.toml says that a worker has; nothing is known without one."""
+    if agents is None:
+        return Served()
+    from runtime.plugin import load_registry
+    from runtime.settings import Settings
+
+    registry = load_registry(Settings.load(agents=Path(agents)))
+    return Served(registry.names(), registry.tools.names(), has_model=registry.default_model is not None)
+
+
+def _print(name: str, verdict: Verdict) -> None:
+    """Each issue on a line that editors and CI understand, then what a run would do."""
+    for issue in verdict.issues:
+        where = ":".join(str(part) for part in (name, issue.line, issue.column) if part is not None)
+        click.echo(f"{where}: {issue.severity}: {issue.message}")
+    counts = [
+        _count(len(verdict.with_severity(severity)), severity)
+        for severity in ("error", "doubt", "warning")
+        if verdict.with_severity(severity)
+    ]
+    click.echo(f"{name}: {'valid' if verdict.valid else 'invalid'}{''.join(f', {count}' for count in counts)}")
+    if verdict.estimate is None:
+        return
+    stages = _count(len(verdict.reachable_stages), "stage")
+    click.echo(f"  {stages} in {_count(len(verdict.waves), 'wave')}, {_steps(verdict.estimate)} in a run")
+    waves = [f"  wave {number}: {_wave(verdict, wave)}" for number, wave in enumerate(verdict.waves, 1)]
+    _print_some(waves, "waves")
+
+
+def _wave(verdict: Verdict, wave: Sequence[str]) -> str:
+    estimates = verdict.estimate.stages if verdict.estimate is not None else {}
+    told = [f"{stage} ({_steps(estimates[stage])})" for stage in wave[:SHOWN]]
+    more = [f"… {len(wave) - SHOWN:,} more"] if len(wave) > SHOWN else []
+    return ", ".join([*told, *more])
+
+
+def _print_some(lines: Sequence[str], what: str) -> None:
+    for line in lines[:SHOWN]:
+        click.echo(line)
+    if len(lines) > SHOWN:
+        click.echo(f"  … {len(lines) - SHOWN:,} more {what}; --json has all of them")
+
+
+def _steps(estimate: Estimate) -> str:
+    if estimate.most is None:
+        return f"at least {_count(estimate.least, 'agent step')}"
+    if estimate.most == estimate.least:
+        return _count(estimate.least, "agent step")
+    return f"{estimate.least:,} to {_count(estimate.most, 'agent step')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+@click.command("graph")
+@click.argument("file", required=False, metavar="[FILE]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file: .svg, .dot, .mmd or .md.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of stage graphs, for editors.")
+@shared
+def graph(common: Common, file: str | None, output: Path | None, schema: bool) -> int:
+    """Draw a stage graph as Mermaid, or as SVG with Graphviz.
+
+    FILE is JSON or YAML; `-` is stdin. Stages are shaped by their type, edges carry their conditions, compensations
+    are dashed. Drawn as it is written: `perdure verify` says whether it can run.
+    """
+    if (file is None) is not schema:
+        raise Fault("perdure graph takes a FILE to draw, or --schema without one.")
+    if file is None:
+        _write(json.dumps(graph_schema(), indent=2) + "\n", output)
+        return COMPLETED
+    with faults():
+        name, text = read_graph(file)
+        definition = load_graph(text, file=name)
+    if common.is_json:
+        picture = {"file": name, "mermaid": mermaid(definition), "dot": dot(definition)}
+        _write(json.dumps(picture, indent=2, ensure_ascii=False) + "\n", output)
+        return COMPLETED
+    _write(_drawn(definition, output), output)
+    return COMPLETED
+
+
+def _drawn(definition: GraphDefinition, output: Path | None) -> str:
+    """The picture in the language that the file's suffix asks for."""
+    suffix = ".mmd" if output is None else output.suffix.lower()
+    if suffix == ".svg":
+        return _svg(dot(definition))
+    if suffix == ".dot":
+        return dot(definition)
+    if suffix == ".md":
+        return f"```mermaid\n{mermaid(definition)}```\n"
+    if suffix == ".mmd":
+        return mermaid(definition)
+    raise Fault(
+        f"--output is {str(output)!r}, and its suffix says no format. The formats are .svg, .dot, .mmd and .md."
+    )
+
+
+def _svg(source: str) -> str:
+    program = shutil.which("dot")
+    if program is None:
+        raise Fault("SVG is drawn by Graphviz, and its program 'dot' is not on PATH. Install Graphviz, or write .mmd.")
+    try:
+        done = subprocess.run(  # noqa: S603 - the program was found on PATH, and no shell reads the graph
+            [program, "-Tsvg"], input=source.encode(), capture_output=True, timeout=DOT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Fault(f"Graphviz took more than {DOT_SECONDS} s. Draw a smaller graph, or write .mmd.") from None
+    if done.returncode != 0:
+        told = cut(done.stderr.decode(errors="replace").strip())
+        raise Fault(f"Graphviz ended with status {done.returncode}: {told}")
+    return done.stdout.decode()
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Fault(f"{str(output)!r} cannot be written ({error.strerror}).") from error
+    tell(str(output))

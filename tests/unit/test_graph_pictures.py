@@ -1,0 +1,219 @@
+"""Pictures of a graph, and the commands that judge and draw one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import starter
+from workflows.graph.pictures import dot, mermaid
+from workflows.graph.verify import load_graph
+
+GRAPH = """\
+id: release
+name: Release
+start: check
+stages:
+  - id: check
+    name: Check "all" | of it
+    step: {type: pattern, pattern: vote, task: Is it good?, agents: [{name: a}, {name: b}]}
+    compensation: {type: stage_ref, stage_id: tidy}
+  - id: ask
+    step: {type: approval, prompt: Go?, output_key: go}
+    compensation: {type: proposal, proposal: {actions: [{type: tool_call, tool: tell}]}}
+  - id: tidy
+    step: {type: proposal, proposal: {actions: [{type: tool_call, tool: sweep}]}}
+edges:
+  - {from: check, to: ask, label: good, conditions: [{key: stage.check.answer, value: "yes"}]}
+  - {from: ask, to: tidy, conditions: [{key: go.at, operator: not_exists}, {key: go.n, operator: gte, value: 2}]}
+"""
+
+MERMAID = """\
+flowchart TD
+    s0("Check #34;all#34; #124; of it<br/>vote, 2 agents"):::pattern
+    s1{{"ask<br/>approval"}}:::approval
+    s2["tidy<br/>1 action"]:::proposal
+    u1["undo ask<br/>tell"]:::proposal
+    start((start))
+    start --> s0
+    s0 -->|"good: stage.check.answer = #34;yes#34;"| s1
+    s1 -->|"go.at not exists and go.n ≥ 2"| s2
+    s0 -.->|"undone by"| s2
+    s1 -.->|"undone by"| u1
+    classDef pattern fill:#dbeafe,stroke:#1f2937,color:#1f2937
+    classDef approval fill:#fef3c7,stroke:#1f2937,color:#1f2937
+    classDef proposal fill:#dcfce7,stroke:#1f2937,color:#1f2937
+"""
+
+DOT = """\
+digraph "release" {
+    node [fontname="sans-serif", color="#1f2937", fontcolor="#1f2937"]
+    edge [fontname="sans-serif", fontsize=10, color="#1f2937"]
+    s0 [label="Check \\"all\\" | of it\\nvote, 2 agents", shape=box, style="rounded,filled", fillcolor="#dbeafe"]
+    s1 [label="ask\\napproval", shape=hexagon, style="filled", fillcolor="#fef3c7"]
+    s2 [label="tidy\\n1 action", shape=box, style="filled", fillcolor="#dcfce7"]
+    u1 [label="undo ask\\ntell", shape=box, style="filled", fillcolor="#dcfce7"]
+    start [label="", shape=point, color="#1f2937"]
+    start -> s0
+    s0 -> s1 [label="good: stage.check.answer = \\"yes\\""]
+    s1 -> s2 [label="go.at not exists and go.n ≥ 2"]
+    s0 -> s2 [label="undone by", style=dashed]
+    s1 -> u1 [label="undone by", style=dashed]
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("release.yaml").write_text(GRAPH)
+
+
+def test_picture_in_both_languages() -> None:
+    """Stages by type, edges with their conditions, compensations dashed; hostile labels stay labels."""
+    graph = load_graph(GRAPH)
+    assert [mermaid(graph), dot(graph)] == [MERMAID, DOT]
+
+
+def test_graph_prints_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
+    """`perdure graph FILE` prints Mermaid; with -o the suffix decides."""
+    assert starter.invoke(["graph", "release.yaml"]) == 0
+    assert capsys.readouterr() == (MERMAID, "")
+    assert starter.invoke(["graph", "release.yaml", "-o", "out.md"]) == 0
+    assert capsys.readouterr() == ("", "out.md\n")
+    assert Path("out.md").read_text() == f"```mermaid\n{MERMAID}```\n"
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+def test_graph_draws_svg(capsys: pytest.CaptureFixture[str]) -> None:
+    """Graphviz takes what is written for it."""
+    assert starter.invoke(["graph", "release.yaml", "-o", "out.svg"]) == 0
+    assert "<svg" in Path("out.svg").read_text()
+    assert capsys.readouterr() == ("", "out.svg\n")
+
+
+def test_graph_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--schema` needs no file."""
+    assert starter.invoke(["graph", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$ref"] == "#/$defs/GraphDefinition"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["graph"], "perdure graph takes a FILE to draw, or --schema without one.\n"),
+        (["graph", "absent.yaml"], "'absent.yaml' cannot be read (No such file or directory).\n"),
+        (
+            ["graph", "broken.json"],
+            "broken.json:1:2: this is no JSON (Expecting property name enclosed in double quotes).\n",
+        ),
+        (
+            ["graph", "release.yaml", "-o", "out.png"],
+            "--output is 'out.png', and its suffix says no format. The formats are .svg, .dot, .mmd and .md.\n",
+        ),
+        (
+            ["graph", "release.yaml", "-o", "no/such/out.mmd"],
+            "'no/such/out.mmd' cannot be written (No such file or directory).\n",
+        ),
+        (["verify", "latin.yaml"], "'latin.yaml' is no UTF-8 text (byte 4).\n"),
+        (
+            ["verify", "release.yaml", "--agents", "none.toml"],
+            "none.toml: the file cannot be read: No such file or directory.\n",
+        ),
+    ],
+    ids=["nothing", "absent", "broken", "format", "folder", "latin", "agents"],
+)
+def test_wrong_usage_is_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake of the caller exits 2 with what was found."""
+    Path("broken.json").write_text("{]")
+    Path("latin.yaml").write_bytes(b"id: \xe9")
+    assert starter.invoke(arguments) == 2
+    assert capsys.readouterr() == ("", message)
+
+
+def test_graph_without_graphviz_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SVG needs Graphviz, and its absence is told."""
+    monkeypatch.setenv("PATH", os.devnull)
+    assert starter.invoke(["graph", "release.yaml", "-o", "out.svg"]) == 2
+    assert capsys.readouterr().err == (
+        "SVG is drawn by Graphviz, and its program 'dot' is not on PATH. Install Graphviz, or write .mmd.\n"
+    )
+
+
+def test_verify_tells_what_a_run_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """A valid graph: its stages in waves, each with its agent steps."""
+    assert starter.invoke(["verify", "release.yaml"]) == 0
+    assert capsys.readouterr() == (
+        "release.yaml: valid\n"
+        "  3 stages in 3 waves, 2 agent steps in a run\n"
+        "  wave 1: check (2 agent steps)\n"
+        "  wave 2: ask (0 agent steps)\n"
+        "  wave 3: tidy (0 agent steps)\n",
+        "",
+    )
+
+
+def test_verify_counts_doubts_as_errors_unless_lenient(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt field exits 2, and 0 with --lenient; both tell it with its place."""
+    Path("doubt.yaml").write_text(GRAPH.replace("label: good", "lable: good"))
+    assert [starter.invoke(["verify", "doubt.yaml"]), starter.invoke(["verify", "--lenient", "doubt.yaml"])] == [2, 0]
+    told = "doubt.yaml:15:28: doubt: 'lable' is not known and is ignored. Did you mean 'label'?\n"
+    assert capsys.readouterr().out.count(told) == 2
+
+
+def test_verify_knows_the_agents_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --agents, an agent and a tool that are not in the file are doubts."""
+    Path("agents.toml").write_text('[agents.a]\nexecutor = "echo"\n')
+    assert starter.invoke(["verify", "release.yaml", "--agents", "agents.toml"]) == 2
+    lines = capsys.readouterr().out.splitlines()[:3]
+    assert lines[0] == (
+        "release.yaml:7:88: doubt: stage 'check': agent 'b' is not in the registry, and no model is set for it. "
+        "The agents are 'a'."
+    )
+    assert [line.partition(". ")[0] for line in lines[1:]] == [
+        "release.yaml:11:81: doubt: stage 'ask': action 'action-0': tool 'tell' is not registered",
+        "release.yaml:13:73: doubt: stage 'tidy': action 'action-0': tool 'sweep' is not registered",
+    ]
+
+
+def test_verify_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """One verdict for each file, and the worst of them decides the exit code."""
+    Path("broken.json").write_text("{]")
+    assert starter.invoke(["verify", "release.yaml", "broken.json", "--json"]) == 2
+    good, bad = json.loads(capsys.readouterr().out)
+    assert (good["file"], good["valid"], good["reachable_stages"], good["waves"]) == (
+        "release.yaml",
+        True,
+        ["check", "ask", "tidy"],
+        [["check"], ["ask"], ["tidy"]],
+    )
+    assert good["estimate"] == {
+        "least": 2,
+        "most": 2,
+        "stages": {"check": {"least": 2, "most": 2}, "ask": {"least": 0, "most": 0}, "tidy": {"least": 0, "most": 0}},
+    }
+    assert bad == {
+        "file": "broken.json",
+        "valid": False,
+        "issues": [
+            {
+                "severity": "error",
+                "stage_id": None,
+                "message": "this is no JSON (Expecting property name enclosed in double quotes).",
+                "file": "broken.json",
+                "line": 1,
+                "column": 2,
+            }
+        ],
+        "reachable_stages": [],
+        "unreachable_stages": [],
+        "has_cycles": False,
+        "estimate": None,
+        "waves": [],
+    }
