@@ -105,12 +105,12 @@ class AgentWorkflow:
         run.tell(PhaseStart(name=name, index=index, step_count=len(specs)))
         try:
             with workflow.create_event_group(f"phase-{index}", label=name or None).scope():
-                return await self._branches(specs, lambda task_id: f"{index}.0:{task_id}", record)
-        finally:
-            record.is_done = True
-            run.tell(PhaseEnd(name=name, index=index, succeeded=record.succeeded, failed=record.failed))
-            run.tell_if_exhausted()
-            run.refresh_details()
+                outcomes = await self._branches(specs, lambda task_id: f"{index}.0:{task_id}", record)
+        except asyncio.CancelledError:  # not `finally`: a coroutine that is merely closed has no clock to ask
+            self._end_phase(record)
+            raise
+        self._end_phase(record)
+        return outcomes
 
     async def pipeline(self, items: Iterable[Item], stages: Sequence[PipelineStage[Item]]) -> list[StepOutcome | None]:
         """Send each item through the stages as a chain of its own; no chain waits for another.
@@ -239,6 +239,12 @@ class AgentWorkflow:
     def record_usage(self, report: Any = None, *more: Any) -> None:
         """{id, input_tokens?, output_tokens?, cost_usd?}: charge what was spent elsewhere; an id counts once."""
         self.perdure.record_usage(report, *more)
+
+    def _end_phase(self, phase: PhaseRecord) -> None:
+        run, phase.is_done = self.perdure, True
+        run.tell(PhaseEnd(name=phase.name, index=phase.index, succeeded=phase.succeeded, failed=phase.failed))
+        run.tell_if_exhausted()
+        run.refresh_details()
 
     async def _fan_out(
         self, verb: str, specs: Sequence[AgentStepSpec], place: Place, round_number: int

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import JsonValue
 from temporalio import workflow
@@ -153,36 +153,42 @@ async def _execute(frame: Frame, stage: Stage) -> bool:
     record = run.board.open_phase(stage.name, index, 0)
     run.tell(StageStarted(stage=stage.id, index=index))
     run.refresh_details()
-    output: StageOutput = EmptyOutput()
-    error: str | None = None
     try:
         output, error = await _outcome(frame, stage, record)
     except asyncio.CancelledError:
         by_run = workflow.cancellation_reason() is not None
-        error = "the run was cancelled" if by_run else "cancelled: the time of the stage around it was up"
+        cut_off = "the run was cancelled" if by_run else "cancelled: the time of the stage around it was up"
+        _report(frame, stage, record, begun, EmptyOutput(), cut_off)
         raise
-    finally:
-        left = frame.take_left()
-        output = left if left is not None and isinstance(output, EmptyOutput) else output
-        duration_ms = (workflow.now() - begun) // timedelta(milliseconds=1)
-        status = "failed" if error else "succeeded"
-        frame.results.append(
-            StageResult(
-                stage_id=stage.id,
-                stage_name=stage.name,
-                status=status,
-                output=output,
-                duration_ms=duration_ms,
-                error=error,
-            )
-        )
-        record.is_done = True
-        told = None if error is None else cut(error, MAX_ERROR_LENGTH)
-        run.tell(StageFinished(stage=stage.id, index=index, status=status, duration_ms=duration_ms, error=told))
-        run.tell_if_exhausted()
-        run.refresh_details()
+    output = _report(frame, stage, record, begun, output, error)
     _write_down(frame, stage, output, error)
     return error is None
+
+
+def _report(
+    frame: Frame, stage: Stage, record: PhaseRecord, begun: datetime, output: StageOutput, error: str | None
+) -> StageOutput:
+    """Write a stage's end into the results, the log and the board; its output, or what it had done when cut off."""
+    run, left = frame.run, frame.take_left()
+    output = left if left is not None and isinstance(output, EmptyOutput) else output
+    duration_ms = (workflow.now() - begun) // timedelta(milliseconds=1)
+    status: Literal["succeeded", "failed"] = "failed" if error else "succeeded"
+    frame.results.append(
+        StageResult(
+            stage_id=stage.id,
+            stage_name=stage.name,
+            status=status,
+            output=output,
+            duration_ms=duration_ms,
+            error=error,
+        )
+    )
+    record.is_done = True
+    told = None if error is None else cut(error, MAX_ERROR_LENGTH)
+    run.tell(StageFinished(stage=stage.id, index=record.index, status=status, duration_ms=duration_ms, error=told))
+    run.tell_if_exhausted()
+    run.refresh_details()
+    return output
 
 
 async def _outcome(frame: Frame, stage: Stage, record: PhaseRecord) -> tuple[StageOutput, str | None]:
