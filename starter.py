@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 SUBCOMMANDS = {
     "run": ("run:command", "Start a run and wait for it."),
+    "verify": ("graphs:verify", "Check stage graphs without running them."),
+    "graph": ("graphs:graph", "Draw a stage graph as Mermaid, or as SVG with Graphviz."),
     "list": ("reading:list_command", "List runs: open ones first, then the latest closed."),
     "show": ("reading:show", "Show a run: its progress and budget, and its result or failure."),
     "watch": ("reading:watch", "Watch a run until it ends; the exit code is that of the run."),
     "events": ("reading:events", "Print the events of a run."),
     "result": ("reading:result", "Print the result of a run that has ended, as JSON."),
     "budget": ("steering:budget", "Show the budget of a run, or change it while the run goes on."),
+    "approvals": ("approving:approvals", "List what waits for a person's answer."),
+    "approve": ("approving:approve", "Answer what a run waits for a person to decide."),
     "cancel": ("steering:cancel", "Cancel a run and wait until it has ended."),
     "record": ("histories:record", "Store the history of a run as JSON, for replay tests."),
     "replay": ("histories:replay", "Replay histories with the code that is here."),

@@ -17,9 +17,8 @@ from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import PayloadCodec
 
+from runtime.sealed import SEALED_ENCODING as ENCODING
 from workflows.errors import PayloadLocked
-
-ENCODING = b"binary/encrypted"
 
 NONCE_BYTES = 12
 # GCM's own size. Random nonces are safe for 2**32 payloads of one key (NIST SP 800-38D); rotate before that.
@@ -64,7 +63,7 @@ class EncryptionCodec(PayloadCodec):
             known = ", ".join(repr(known) for known in self._ciphers)
             raise PayloadLocked(
                 f"A payload is encrypted with the key {shown!r}, and the keys here are {known}. "
-                "Add the missing key to PERDURE_CODEC_KEYS_OLD."
+                "Set PERDURE_CODEC_KEY to the missing one, or add it to PERDURE_CODEC_KEYS_OLD."
             )
         try:
             opened = cipher.decrypt(payload.data[:NONCE_BYTES], payload.data[NONCE_BYTES:], ENCODING + name)

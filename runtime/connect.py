@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "localhost:7233"
 DEFAULT_NAMESPACE = "default"
 
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
 CONFIG_FILE_VARIABLE = "TEMPORAL_CONFIG_FILE"
 
 QUOTED_REASON = 300
@@ -55,6 +57,11 @@ async def connect(
         )
     except TimeoutError:
         raise _unreachable(config["target_host"], f"no answer within {timeout.total_seconds():g} s") from None
+
+
+def is_local(address: str) -> bool:
+    """Whether an address, `host:port`, is on this machine."""
+    return address.rpartition(":")[0] in LOCAL_HOSTS
 
 
 def _with_perdure(settings: Settings | None, plugins: Sequence[client.Plugin]) -> list[client.Plugin]:

@@ -171,6 +171,7 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
     """
     from activities.actions import ActionActivities
     from activities.agents import AgentActivities
+    from activities.giving_way import give_way
     from activities.seen import claim_unseen
     from activities.verifying import verify_graph
 
@@ -187,7 +188,8 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
         config["activity_executor"] = threads
     agents = AgentActivities(registry, store, threads=threads, workspace=settings.workspace)
     actions = ActionActivities(registry.tools, registry.policies, threads=threads, workspace=settings.workspace)
-    config["activities"] = [*activities, agents.run_agent_step, actions.run_action, claim_unseen, verify_graph]
+    own = (agents.run_agent_step, actions.run_action, claim_unseen, verify_graph, give_way)
+    config["activities"] = [*activities, *own]
 
 
 def check_folders(settings: Settings) -> BlobStore | None:

@@ -27,6 +27,7 @@ from temporalio.worker import (
 from runtime.plugin import PerdurePlugin, workflow_name
 from runtime.settings import Settings
 from workflows.errors import cut
+from workflows.wire import EVENTS_QUERY
 
 Questions = Mapping[str, Sequence[Any]]
 """Arguments by query name."""
@@ -98,17 +99,32 @@ class _AskedInstance(WorkflowInstance):
     def _ask(self, last: WorkflowActivation) -> None:
         """Put the questions, at the time of the last activation. What fails to answer is left out."""
         for name, arguments in self.asking.questions.items():
-            asked = WorkflowActivation(
-                run_id=last.run_id,
-                timestamp=last.timestamp,
-                is_replaying=True,
-                history_length=last.history_length,
-                jobs=[WorkflowActivationJob(query_workflow=self._query(name, arguments))],
-            )
-            for command in self.run.activate(asked).successful.commands:
-                if command.respond_to_query.HasField("succeeded"):
-                    payload = command.respond_to_query.succeeded.response
-                    self.asking.answers[name] = self.converter.from_payload(payload)
+            for answer in self._answers(last, name, arguments):
+                self.asking.answers[name] = self._whole(last, answer) if name == EVENTS_QUERY else answer
+
+    def _whole(self, last: WorkflowActivation, page: Any) -> Any:
+        """All pages as one: another replay for each would take as long as the first."""
+        while isinstance(page, dict) and page.get("more"):
+            for following in self._answers(last, EVENTS_QUERY, [page["last_offset"]]):
+                events = [*page["events"], *following["events"]]
+                page = {**following, "events": events, "dropped": page.get("dropped", 0)}
+        return page
+
+    def _answers(self, last: WorkflowActivation, name: str, arguments: Sequence[Any]) -> list[Any]:
+        """The answer, or nothing."""
+        asked = WorkflowActivation(
+            run_id=last.run_id,
+            timestamp=last.timestamp,
+            is_replaying=True,
+            history_length=last.history_length,
+            jobs=[WorkflowActivationJob(query_workflow=self._query(name, arguments))],
+        )
+        responses = [command.respond_to_query for command in self.run.activate(asked).successful.commands]
+        return [
+            self.converter.from_payload(response.succeeded.response)
+            for response in responses
+            if response.HasField("succeeded")
+        ]
 
     def _query(self, name: str, arguments: Sequence[Any]) -> QueryWorkflow:
         return QueryWorkflow(query_id=name, query_type=name, arguments=self.converter.to_payloads(arguments))
@@ -117,7 +133,7 @@ class _AskedInstance(WorkflowInstance):
 async def recall(
     history: WorkflowHistory, questions: Questions, *, settings: Settings, workflows: Sequence[type]
 ) -> dict[str, Any]:
-    """The answers by query name; a query that the run does not have is absent.
+    """The answers by query name, all pages of `events` as one; a query that the run does not have is absent.
 
     Raises `RecallFailed` where the code that is here cannot replay the history.
     """

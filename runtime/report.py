@@ -6,12 +6,13 @@ Pure: values in, text or renderables out. What is cut to fit a line says how lon
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from runtime.watching import Ending, Json, RunInfo, outcomes
+from runtime.watching import Json, RunInfo
 from workflows.errors import cut
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ BAR_WIDTH = 24
 MARKS = {"ok": "✓", "running": "▶", "waiting": "…", "suspended": "…"}
 """Mark by step state; every other state is a failure."""
 FAILED_MARK = "✗"
+STAGE_MARKS = {"succeeded": "✓", "running": "▶", "waits for an answer": "…"}
 IN_FLIGHT = ("running", "waiting")
 
 
@@ -43,10 +45,25 @@ class View:
     """Why nothing newer is known."""
     events: list[Json] = field(default_factory=list)
     """The last envelopes."""
+    approvals: list[Json] = field(default_factory=list)
+    """What waits for a person's answer."""
+    stages: dict[int, str] = field(default_factory=dict)
+    """State of each stage of a graph, by its phase index."""
+    place: str = ""
+    """The options that lead another command to the same Temporal."""
 
     def note(self, envelope: Json) -> None:
         """Take in the next event."""
         self.events = [*self.events, envelope][-SHOWN_EVENTS:]
+        event = envelope["event"]
+        if event["type"] in ("stage_started", "stage_finished"):
+            self.stages[event["index"]] = event.get("status", "running")
+
+    def stage_state(self, phase: Json) -> str | None:
+        """How a phase stands that is a stage of a graph; None for any other."""
+        state = self.stages.get(phase["index"])
+        is_asking = any(asked["id"].partition(".")[0] == str(phase["index"]) for asked in self.approvals)
+        return "waits for an answer" if state == "running" and is_asking else state
 
     def steps(self, now: datetime) -> list[Json]:
         """The steps of the progress, those in flight with their duration until now.
@@ -109,17 +126,35 @@ def progress_lines(view: View, now: datetime) -> list[str]:
         return []
     progress, steps = view.progress, view.steps(now)
     lines = [f"steps: {_counts(progress)}"]
-    lines += [f"  {phase_line(phase)}" for phase in progress["phases"]]
+    lines += [f"  {phase_line(phase, view.stage_state(phase))}" for phase in progress["phases"]]
     running = [step for step in steps if step["status"] in IN_FLIGHT]
     failed = [step for step in steps if _is_failure(step)]
     lines += [f"  {step_line(step)}" for step in [*running, *failed]]
     omitted = progress.get("omitted_steps", 0)
     lines += [f"  {omitted:,} more steps are counted above and not listed"] if omitted else []
-    return [*lines, f"budget: {budget_line(view.budget)}"]
+    return [*lines, f"budget: {budget_line(view.budget)}", *approval_lines(view)]
 
 
-def phase_line(phase: Json) -> str:
-    """A phase with its counts."""
+def approval_lines(view: View) -> list[str]:
+    """What waits for a person, each with the command that answers it."""
+    lines = []
+    for asked in view.approvals:
+        until = f" until {moment(asked['deadline'])}" if asked.get("deadline") else ""
+        lines.append(f"… stage {asked['stage']!r} waits for an answer{until}: {one_line(asked['prompt'])}")
+        lines.append(f"  {answer_command(view.info.id, asked['id'], view.place)}")
+    return lines
+
+
+def answer_command(run: str, approval: str, place: str) -> str:
+    """The command that answers an approval."""
+    return f"perdure approve {shlex.quote(run)} {shlex.quote(approval)}{place}"
+
+
+def phase_line(phase: Json, stage_state: str | None = None) -> str:
+    """A phase with its counts; one that is a stage with its state."""
+    if stage_state is not None:
+        mark = STAGE_MARKS.get(stage_state, FAILED_MARK)
+        return f"{mark} stage {phase['index']} {phase['name']!r}: {_stage_counts(phase, stage_state)}"
     is_running = phase["status"] == "running"
     mark = "▶" if is_running else FAILED_MARK if phase["failed"] else "✓"
     return f"{mark} phase {phase['index']} {phase['name']!r}: {_counts(phase)} of {phase['step_count']}"
@@ -130,50 +165,6 @@ def step_line(step: Json) -> str:
     mark = MARKS.get(step["status"], FAILED_MARK)
     text = f"{mark} {step['step']} ({step['agent']}) {step['status']}, {duration(step.get('duration_ms', 0))}"
     return f"{text}: {one_line(step['error'])}" if step.get("error") else text
-
-
-def outcome_lines(report: Any) -> list[str]:
-    """The outcomes of a `Steps` report, one line each."""
-    return [_outcome_line(outcome) for outcome in outcomes(report)]
-
-
-def _outcome_line(outcome: Json) -> str:
-    status = outcome.get("status", "ok")
-    tokens = outcome.get("usage", {}).get("total_tokens", 0)
-    spent = f", {tokens:,} tokens" if tokens else ""
-    mark = "✓" if outcome["success"] else FAILED_MARK
-    text = (
-        f"{mark} {outcome['task_id']} ({outcome['agent']}) {status}, {duration(outcome.get('duration_ms', 0))}{spent}"
-    )
-    return f"{text}: {one_line(outcome['output'])}" if outcome["output"] else text
-
-
-def ending_lines(info: RunInfo, ending: Ending) -> list[str]:
-    """How a run ended: its outcomes or result, then one closing line."""
-    reported = outcomes(ending.result)
-    if reported:
-        lines = outcome_lines(ending.result)
-    else:
-        lines = [] if ending.result is None else json.dumps(ending.result, ensure_ascii=False, indent=2).splitlines()
-    return [*lines, closing_line(info, ending)]
-
-
-def closing_line(info: RunInfo, ending: Ending) -> str:
-    """The last word on a run."""
-    took = "" if info.closed is None else f" after {duration((info.closed - info.started) / timedelta(milliseconds=1))}"
-    text = f"Run {info.id!r} {_ended(ending)}{took}"
-    if ending.counts:
-        succeeded, failed = ending.counts
-        text += f": {_count(succeeded, 'step')} succeeded, {failed} failed"
-    if ending.failure:
-        text += f": {one_line(ending.failure)}"
-    return text + ("" if text.endswith((".", "…")) else ".")
-
-
-def _ended(ending: Ending) -> str:
-    return {"completed": "completed", "timed_out": "timed out"}.get(ending.status) or (
-        "failed" if ending.status == "failed" else f"was {ending.status}"
-    )
 
 
 def event_line(envelope: Json) -> str:
@@ -189,8 +180,13 @@ def clock(time: str) -> str:
     return f"{datetime.fromisoformat(time).astimezone():%H:%M:%S}"
 
 
+def moment(time: str) -> str:
+    """The local date and time of a stored time."""
+    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
 def _phase_start(event: Json) -> str:
-    return f"▶ phase {event['index']} {event['name']!r} begins: {_count(event['step_count'], 'step')}"
+    return f"▶ phase {event['index']} {event['name']!r} begins: {counted(event['step_count'], 'step')}"
 
 
 def _phase_end(event: Json) -> str:
@@ -294,7 +290,13 @@ def _counts(of: Json) -> str:
     return f"{text}, {of['running']:,} running" if of["running"] else text
 
 
-def _count(number: int, noun: str) -> str:
+def _stage_counts(stage: Json, state: str) -> str:
+    """A stage's state, and the counts of its steps where it has any: approvals and actions have none."""
+    return f"{state}, {_counts(stage)} of {stage['step_count']}" if stage["step_count"] else state
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 step`, `2 steps`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
@@ -312,26 +314,29 @@ def live_view(view: View, now: datetime) -> RenderableType:
         steps = view.steps(now)
         running = [step for step in steps if step["status"] in IN_FLIGHT]
         failed = [step for step in steps if _is_failure(step)]
-        parts += [_phases(view.progress["phases"]), Text(f"steps: {_counts(view.progress)}")]
+        parts += [_phases(view), Text(f"steps: {_counts(view.progress)}")]
         parts += _rows(running, SHOWN_RUNNING, "running", "cyan")
         parts += _rows(failed[::-1], SHOWN_FAILURES, "failed", "red")
     if view.budget is not None:
         parts.append(_budget(view.budget))
+    parts += [Text(line, style="yellow") for line in approval_lines(view)]
     parts += [Text(event_line(envelope), style="dim", no_wrap=True) for envelope in view.events[-SHOWN_EVENTS:]]
     if view.notice is not None:
         parts.append(Text(view.notice, style="yellow"))
     return Group(*parts)
 
 
-def _phases(phases: Sequence[Json]) -> RenderableType:
+def _phases(view: View) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
+    phases: Sequence[Json] = (view.progress or {}).get("phases", ())
     table = Table.grid(padding=(0, 1))
     for phase in phases[-SHOWN_PHASES:]:
-        done = phase["succeeded"] + phase["failed"]
+        done, state = phase["succeeded"] + phase["failed"], view.stage_state(phase)
         bar = ProgressBar(total=max(1, phase["step_count"]), completed=done, width=BAR_WIDTH)
-        table.add_row(str(phase["index"]), phase["name"], bar, f"{_counts(phase)} of {phase['step_count']}")
+        counts = f"{_counts(phase)} of {phase['step_count']}" if state is None else _stage_counts(phase, state)
+        table.add_row(str(phase["index"]), phase["name"], bar if state is None or phase["step_count"] else "", counts)
     if len(phases) > SHOWN_PHASES:
         table.add_row("", f"… {len(phases) - SHOWN_PHASES} earlier phases", "", "")
     return table

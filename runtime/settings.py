@@ -165,13 +165,16 @@ TEMPORAL_VARIABLES = {"deployment_name": "TEMPORAL_DEPLOYMENT_NAME", "build_id":
 VARIABLES = {field: TEMPORAL_VARIABLES.get(field, PREFIX + field.upper()) for field in Settings.model_fields}
 """The environment variable of each setting."""
 
+STEP_VARIABLES = frozenset({"PERDURE_TASK_ID", "PERDURE_IDEMPOTENCY_KEY", "PERDURE_ATTEMPT"})
+# No settings: a command agent's program finds them in its environment, and may call `perdure` itself.
+
 SECRETS = frozenset({"codec_key", "codec_keys_old"})
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
     known = sorted(name.removeprefix(PREFIX) for name in VARIABLES.values() if name.startswith(PREFIX))
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in known:
+        if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in known or name in STEP_VARIABLES:
             continue
         near = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1)
         all_of_them = ", ".join(PREFIX + each for each in known)

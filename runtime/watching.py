@@ -1,7 +1,8 @@
 """What there is to know about a run: how it stands, what it answers, how it ended.
 
-A query is answered by a live worker. Where none answers, a closed run is read by replaying its history here
-(`runtime.recall`), and an open one cannot be read: `NoAnswer` says why.
+An open run is asked through a live worker. A closed one is read by replaying its history here (`runtime.recall`), once
+for all questions; a worker, which would replay it for each, is asked where the code is not here. `NoAnswer` says why a
+run cannot be read.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from temporalio.api.enums.v1 import EventType, TaskQueueType
+from pydantic import ValidationError
+from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import (
@@ -22,23 +24,32 @@ from temporalio.client import (
     WorkflowExecution,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowHistoryEventFilterType,
+    WorkflowHistory,
     WorkflowQueryFailedError,
 )
 from temporalio.exceptions import ApplicationError, CancelledError, FailureError, TerminatedError, TimeoutError
 from temporalio.service import RPCError, RPCStatusCode
 
 from runtime.recall import Questions, RecallFailed, recall
+from runtime.sealed import reading
 from runtime.settings import Settings
-from workflows.wire import BUDGET_QUERY, CANCELLED, EVENTS_QUERY, PROGRESS_QUERY, STEPS_WORKFLOW
+from runtime.stuck import why_stuck
+from workflows.wire import APPROVALS_QUERY, BUDGET_QUERY, CANCELLED, EVENTS_QUERY, PROGRESS_QUERY, STEPS_WORKFLOW
 
 Json = dict[str, Any]
 
 ANSWER_TIMEOUT = timedelta(seconds=5)
 # A live worker answers in milliseconds; without one the server itself would wait 30 s.
+ANSWER_TIMEOUT_PER_EVENT = timedelta(milliseconds=2)
+# A worker that is new to the run, or finds it closed, replays it first: 1.3 ms for each event on two busy cores.
 
 PATIENCE = timedelta(seconds=1)
 # A worker that has not answered by then may be gone: it stays listed for minutes, and never answers.
+
+FIRST_TASK_EVENTS = 4
+# A run whose history is shorter has not begun: start; workflow task scheduled, started, and completed or failed.
+UNDECODED_EVENTS = 5
+# The same and its end: the history of a run that failed at its input.
 
 POLLER_FRESH = timedelta(seconds=70)
 # A poll is open for 60 s at most, and the server lists a poller for minutes after its process is gone.
@@ -50,24 +61,20 @@ STATUS_WORDS = {"canceled": CANCELLED}
 # Temporal spells this one status with one l; perdure's own failure type has two.
 
 
-STATUS_NAMES = {
-    "running": "Running",
-    "completed": "Completed",
-    "failed": "Failed",
-    "cancelled": "Canceled",
-    "terminated": "Terminated",
-    "timed_out": "TimedOut",
-    "continued_as_new": "ContinuedAsNew",
-}
-"""What a list filter calls each status."""
-
-
 class RunNotFound(Exception):
     """No run has this id."""
 
 
 class NoAnswer(Exception):
     """The run cannot be read now; the message says why and what helps."""
+
+
+class NotReplayed(NoAnswer):
+    """The code that is here cannot replay the run."""
+
+
+class NotBegun(NoAnswer):
+    """The run's own code has not begun, so there is nothing to read."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +150,14 @@ class RunReader:
     """Reads one run."""
 
     def __init__(self, client: Client, info: RunInfo, settings: Settings, workflows: Sequence[type]) -> None:
-        self.client = client
+        self.client = reading(client)
         self.info = info
-        self.handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(info.id)
+        self.handle: WorkflowHandle[Any, Any] = self.client.get_workflow_handle(info.id)
         self._settings = settings
         self._workflows = workflows
         self._recalled: dict[tuple[str, tuple[Any, ...]], Any] | None = None
-        """Answers of a closed run that no worker gave, by query and arguments."""
+        """What the history of a closed run answered, by query and arguments."""
+        self._not_replayed: NotReplayed | None = None
 
     @classmethod
     async def open(cls, client: Client, workflow_id: str, settings: Settings, workflows: Sequence[type]) -> RunReader:
@@ -171,6 +179,11 @@ class RunReader:
         answer: Json = await self._ask(PROGRESS_QUERY)
         return answer
 
+    async def approvals(self) -> list[Json]:
+        """The `approvals` query: what waits for a person's answer, oldest first."""
+        answer: list[Json] = await self._ask(APPROVALS_QUERY)
+        return answer
+
     async def events(self, after: int = -1) -> Json:
         """One page of the `events` query."""
         answer: Json = await self._ask(EVENTS_QUERY, after)
@@ -186,6 +199,15 @@ class RunReader:
             dropped += page.get("dropped", 0)
         return {"events": events, "last_offset": page["last_offset"], "dropped": dropped}
 
+    async def see_served(self) -> None:
+        """Ask the run nothing. Raises `NoAnswer` where it is open and cannot go on."""
+        if not (await self.refresh()).is_open:
+            return
+        await self._see_worker()
+        failure = await why_stuck(self.client, self.info.id)
+        if failure is not None:
+            raise NoAnswer(self._cannot_go_on(failure))
+
     async def ending(self) -> Ending:
         """How the run ended; waits until it has, also across continue-as-new."""
         try:
@@ -195,35 +217,75 @@ class RunReader:
         return Ending(self.info.type, COMPLETED, result)
 
     async def _ask(self, query: str, *arguments: Any) -> Any:
-        """A query's answer, from a worker or, for a closed run without one, from its history."""
-        queue = self.info.task_queue
-        if not self.info.is_open and (self._recalled is not None or not await has_worker(self.client, queue)):
-            return await self._recall(query, arguments)
+        """A query's answer."""
+        await self._see_begun()
+        if not self.info.is_open:
+            return await self._ask_closed(query, arguments)
         asked = asyncio.create_task(self._query(query, arguments))
         try:
             await asyncio.wait({asked}, timeout=PATIENCE.total_seconds())
-            if not asked.done() and not self.info.is_open:
-                with suppress(NoAnswer):  # its code is not here; the worker may still answer
-                    return await self._recall(query, arguments)
-            elif not asked.done() and not await has_worker(self.client, queue):
-                raise NoAnswer(no_worker(queue))
+            if not asked.done() and not (await self.refresh()).is_open:
+                return await self._ask_closed(query, arguments)
+            if not asked.done() and not await has_worker(self.client, self.info.task_queue):
+                raise NoAnswer(no_worker(self.info.task_queue))
             return await asked
         finally:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
 
-    async def _query(self, query: str, arguments: tuple[Any, ...]) -> Any:
-        """A worker's answer; from its history, where the run has ended and no worker answers."""
+    async def _ask_closed(self, query: str, arguments: tuple[Any, ...]) -> Any:
+        """An answer from the history; from a worker where only that one has the code."""
         try:
-            return await self.handle.query(query, args=arguments, rpc_timeout=ANSWER_TIMEOUT)
+            return await self._recall(query, arguments)
+        except NotReplayed:
+            if await has_worker(self.client, self.info.task_queue):
+                with suppress(NoAnswer):  # what it says then helps less
+                    return await self._query(query, arguments)
+            raise
+
+    async def _see_worker(self) -> None:
+        """Raises `NoAnswer` where no worker polls. One that starts at this moment is given a second."""
+        queue = self.info.task_queue
+        if await has_worker(self.client, queue):
+            return
+        await asyncio.sleep(PATIENCE.total_seconds())
+        if not await has_worker(self.client, queue):
+            raise NoAnswer(no_worker(queue))
+
+    async def _see_begun(self) -> None:
+        """Ask nothing of a run whose input was not decoded.
+
+        The SDK has no workflow object to ask then, takes that for a fault of its own, and fails the workflow task: a
+        query that comes along with the first one keeps the run from its end for 10 s. Raises `NoAnswer`.
+        """
+        if self.info.is_open and self.info.events < FIRST_TASK_EVENTS:
+            await self.refresh()
+        name = f"Run {self.info.id!r} ({self.info.type})"
+        if self.info.is_open and self.info.events < FIRST_TASK_EVENTS:
+            await self._see_worker()
+            raise NotBegun(f"{name} has not begun; its first workflow task is with the workers.")
+        if self.info.status == "failed" and self.info.events == UNDECODED_EVENTS:
+            ending = await self.ending()
+            if ending.failure_type == ValidationError.__name__:
+                raise NotBegun(f"{name} failed at its input, before its code began; it has nothing to tell.")
+
+    async def _query(self, query: str, arguments: tuple[Any, ...]) -> Any:
+        """A worker's answer; from its history, where the run has ended meanwhile."""
+        try:
+            return await self.handle.query(query, args=arguments, rpc_timeout=self._answer_timeout)
         except WorkflowQueryFailedError as error:
-            raise NoAnswer(f"Run {self.info.id!r} ({self.info.type}) does not answer {query!r}: {error}.") from error
+            told = f"Run {self.info.id!r} ({self.info.type}) does not answer {query!r}: {error}"
+            raise NoAnswer(full_stop(told)) from error
         except RPCError as error:
             if error.status is RPCStatusCode.UNAVAILABLE:
                 raise
-            if not (await self.refresh()).is_open:
-                return await self._recall(query, arguments)
+            if self.info.is_open and not (await self.refresh()).is_open:
+                return await self._ask_closed(query, arguments)
             raise NoAnswer(await self._why_silent(error)) from error
+
+    @property
+    def _answer_timeout(self) -> timedelta:
+        return ANSWER_TIMEOUT + ANSWER_TIMEOUT_PER_EVENT * self.info.events
 
     async def _recall(self, query: str, arguments: tuple[Any, ...]) -> Any:
         """An answer from the history; one replay answers all that is commonly asked together."""
@@ -238,45 +300,44 @@ class RunReader:
         return recalled[query, arguments]
 
     async def _replay(self, questions: Questions) -> dict[str, Any]:
+        if self._not_replayed is not None:
+            raise self._not_replayed
         history = await self.handle.fetch_history()
+        await self._unlock(history)
         try:
             return await recall(history, questions, settings=self._settings, workflows=self._workflows)
         except RecallFailed as error:
-            raise NoAnswer(
+            self._not_replayed = NotReplayed(
                 f"Run {self.info.id!r} ({self.info.type}) has ended, no worker of task queue "
-                f"{self.info.task_queue!r} answers, and its history cannot be replayed here: {error}. "
+                f"{self.info.task_queue!r} answers, and its history cannot be replayed here: {full_stop(str(error))} "
                 "Name the module of its workflow with --workflows, or start a worker."
-            ) from error
+            )
+            raise self._not_replayed from error
+
+    async def _unlock(self, history: WorkflowHistory) -> None:
+        """Find out before a replay, which would not say why. Raises `PayloadLocked` where a key is missing."""
+        started = history.events[0].workflow_execution_started_event_attributes
+        await self.client.data_converter.decode(started.input.payloads)
 
     async def _why_silent(self, error: RPCError) -> str:
         queue = self.info.task_queue
         if not await has_worker(self.client, queue):
             return no_worker(queue)
-        stuck = await self._stuck()
-        if stuck:
-            return stuck
+        failure = await why_stuck(self.client, self.info.id)
+        if failure is not None:
+            return self._cannot_go_on(failure)
         if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
-            return f"No worker of task queue {queue!r} has answered for {ANSWER_TIMEOUT.total_seconds():g} s."
+            return f"No worker of task queue {queue!r} has answered for {self._answer_timeout.total_seconds():.0f} s."
         return f"Run {self.info.id!r} cannot be read now: {error.message}."
 
-    async def _stuck(self) -> str | None:
-        """Why the run's workflow task is being tried again and again, if it is."""
-        events = self.handle.fetch_history_events(event_filter_type=WorkflowHistoryEventFilterType.ALL_EVENT)
-        failure: str | None = None
-        async for event in events:
-            if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
-                failure = event.workflow_task_failed_event_attributes.failure.message
-            elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
-                failure = None
-        if failure is None:
-            return None
-        return f"Run {self.info.id!r} cannot go on; its workflow code fails and is tried again: {failure}"
+    def _cannot_go_on(self, failure: str) -> str:
+        return full_stop(f"Run {self.info.id!r} cannot go on; its workflow code fails and is tried again: {failure}")
 
 
 async def describe(client: Client, workflow_id: str) -> RunInfo:
     """How a run stands. Raises `RunNotFound`."""
     try:
-        return _info(await client.get_workflow_handle(workflow_id).describe())
+        return run_info(await client.get_workflow_handle(workflow_id).describe())
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
@@ -286,7 +347,8 @@ async def describe(client: Client, workflow_id: str) -> RunInfo:
         ) from error
 
 
-def _info(description: WorkflowExecution) -> RunInfo:
+def run_info(description: WorkflowExecution) -> RunInfo:
+    """A run as a list or a description tells it."""
     status = description.status.name.lower() if description.status else "unknown"
     return RunInfo(
         id=description.id,
@@ -325,6 +387,11 @@ def _told(error: BaseException) -> str:
     return ": ".join(part for part in dict.fromkeys(parts) if part)
 
 
+def full_stop(text: str) -> str:
+    """A text as a sentence that ends once."""
+    return text if text.endswith((".", "?", "!", "…")) else f"{text}."
+
+
 def no_worker(task_queue: str) -> str:
     """What to say where nobody serves a task queue."""
     return f"no worker is polling task queue {task_queue!r}"
@@ -341,39 +408,3 @@ async def has_worker(client: Client, task_queue: str) -> bool:
     )
     now = time.time()
     return any(now - poller.last_access_time.ToSeconds() < POLLER_FRESH.total_seconds() for poller in answer.pollers)
-
-
-async def latest_run(client: Client, task_queue: str) -> str | None:
-    """The id of the run that was started last on a task queue; children of other runs do not count."""
-    own = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL"
-    latest: str | None = None
-    since: datetime | None = None
-    while True:
-        # The list is ordered by the time of closing and cannot be ordered otherwise, so ask for later starts until
-        # there are none.
-        later = "" if since is None else f" AND StartTime > '{since.astimezone(UTC).isoformat()}'"
-        found = None
-        async for execution in client.list_workflows(own + later, limit=1):
-            found = execution
-        if found is None or (since is not None and found.start_time <= since):  # its own fraction of a microsecond
-            return latest
-        latest, since = found.id, found.start_time
-
-
-async def open_runs(client: Client, task_queue: str) -> list[tuple[str, str]]:
-    """Id and type of each unfinished run of a task queue."""
-    query = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL AND ExecutionStatus = 'Running'"
-    return [(execution.id, execution.workflow_type) async for execution in client.list_workflows(query)]
-
-
-async def list_runs(client: Client, task_queue: str, status: str | None, limit: int) -> list[RunInfo]:
-    """Runs of a task queue, open ones first, then the latest closed; children of other runs do not count."""
-    query = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL"
-    if status is not None:
-        query += f" AND ExecutionStatus = {quoted(STATUS_NAMES[status])}"
-    return [_info(execution) async for execution in client.list_workflows(query, limit=limit)]
-
-
-def quoted(value: str) -> str:
-    """A value of a list filter."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

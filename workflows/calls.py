@@ -249,6 +249,23 @@ async def verify_graph(definition: Any) -> dict[str, Any] | str:
     return await _short(wire.VERIFY_GRAPH, definition, "verify the graph", dict)
 
 
+async def give_way() -> None:
+    """Let the worker serve others: what comes after this is in an activation of its own.
+
+    Costs the history one event. A timer would do as well and takes a second. Raises CancelledError if the caller is
+    cancelled.
+    """
+    handle: workflow.ActivityHandle[Any] = workflow.start_local_activity(
+        wire.GIVE_WAY, start_to_close_timeout=SHORT_LIMIT, retry_policy=RetryPolicy(maximum_attempts=1)
+    )
+    try:
+        await handle
+    except ActivityError as error:
+        if isinstance(error.cause, CancelledError):
+            raise asyncio.CancelledError from None
+        workflow.logger.warning("A pause between stages failed, which changes nothing: %s", error.cause or error)
+
+
 async def _short(name: str, argument: Any, summary: str, result_type: type[T]) -> T | str:
     """An activity of some seconds at most, safe to repeat: its result, or why it failed for good."""
     handle: workflow.ActivityHandle[T] = workflow.start_activity(

@@ -6,26 +6,32 @@ details hold the whole result, so that the Temporal UI, its filters and its aler
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, TypeAdapter
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from workflows import calls, wire
 from workflows.errors import GraphRejected, InputRejected
-from workflows.graph.definition import GraphDefinition
-from workflows.graph.engine import walk
+from workflows.graph.definition import GraphDefinition, Stage
+from workflows.graph.engine import GOAL, walk
+from workflows.graph.pace import in_parts
 from workflows.graph.results import WorkflowResult
 from workflows.graph.verdict import Verdict
 from workflows.graph.verify import examine, rejected
-from workflows.oversize import lightened_graph
+from workflows.oversize import lightening
 from workflows.parsing import parse
 from workflows.verbs import AgentWorkflow
 from workflows.wire import Stored
 
 VERIFIED_HERE = 1_000
-# Stages that are judged in the workflow itself; judging more in one go would hold up its worker.
+VERIFIED_HERE_BYTES = 200_000
+# Graphs that are judged in the workflow itself; judging more in one go would hold up its worker.
+READ_AT_ONCE = 1_000
+# Stages; reading so many takes some hundredths of a second.
+STAGES = TypeAdapter(list[Stage])
 
 
 class GraphWorkflow(AgentWorkflow):
@@ -33,9 +39,9 @@ class GraphWorkflow(AgentWorkflow):
 
     async def judged(self, value: Any) -> GraphDefinition:
         """The definition, which was judged before anything begins. Raises `GraphRejected`; doubts become events."""
-        if isinstance(value, dict) and isinstance(value.get("stages"), list) and len(value["stages"]) > VERIFIED_HERE:
+        if isinstance(value, dict) and isinstance(value.get("stages"), list) and _is_large(value):
             verdict = await self._judged_elsewhere(value)
-            definition: GraphDefinition | None = GraphDefinition.model_validate(value) if verdict.valid else None
+            definition = await in_parts(_read_in_parts(value)) if verdict.valid else None
         else:
             definition, verdict = examine(value)
         if definition is None or not verdict.valid:
@@ -50,18 +56,38 @@ class GraphWorkflow(AgentWorkflow):
             raise GraphRejected(f"the graph could not be judged: {answer}")
         return Verdict.model_validate(answer)
 
-    async def walked(self, graph: GraphDefinition, state: dict[str, JsonValue]) -> WorkflowResult:
-        """The result of a graph that completed; one that did not is raised as a failure of its status."""
+    async def walked(
+        self, graph: GraphDefinition, state: dict[str, JsonValue], before: Sequence[WorkflowResult] = ()
+    ) -> WorkflowResult:
+        """The result of a graph that completed; one that did not is raised as a failure of its status.
+
+        The failure's details are its result and, where there are any, the results `before` it.
+        """
         result, is_cancelled = await walk(self, graph, state)
-        if is_cancelled:
-            raise _failure(wire.CANCELLED, "the run was cancelled", result)
-        if result.status != "completed":
-            raise _failure(result.status, _why(result), result)
-        return lightened_graph(result)
+        if result.status == "completed":
+            return result
+        kind, message = (wire.CANCELLED, "the run was cancelled") if is_cancelled else (result.status, _why(result))
+        told, *earlier = await _fitting([result, *before])
+        raise ApplicationError(message, told, *([earlier] if earlier else []), type=kind, non_retryable=True)
 
 
-def _failure(kind: str, message: str, result: WorkflowResult) -> ApplicationError:
-    return ApplicationError(message, lightened_graph(result), type=kind, non_retryable=True)
+def _is_large(value: dict[str, Any]) -> bool:
+    return len(value["stages"]) > VERIFIED_HERE or wire.size(value) > VERIFIED_HERE_BYTES
+
+
+def _read_in_parts(value: dict[str, Any]) -> Generator[None, None, GraphDefinition]:
+    """A definition that was judged before."""
+    given, stages = value["stages"], list[Stage]()
+    for first in range(0, len(given), READ_AT_ONCE):
+        stages += STAGES.validate_python(given[first : first + READ_AT_ONCE])
+        yield
+    return GraphDefinition.model_validate({**value, "stages": stages})
+
+
+async def _fitting(results: Sequence[WorkflowResult]) -> list[WorkflowResult]:
+    """Results as they can leave together: each has its share of the room."""
+    limit = wire.MAX_PAYLOAD_BYTES // len(results)
+    return [await in_parts(lightening(result, limit)) for result in results]
 
 
 def _why(result: WorkflowResult) -> str:
@@ -79,7 +105,8 @@ class StageGraph(GraphWorkflow):
         if more:
             raise InputRejected(f"StageGraph takes one argument, a definition; it was given {len(more) + 1}.")
         graph = await self.judged(definition)
-        return await self.walked(graph, graph.initial_state)
+        [result] = await _fitting([await self.walked(graph, graph.initial_state)])
+        return result
 
 
 class ChainInput(Stored):
@@ -103,6 +130,7 @@ class Chain(GraphWorkflow):
         results: list[WorkflowResult] = []
         state = asked.initial_state
         for graph in graphs:
-            results.append(await self.walked(graph, {**graph.initial_state, **state}))
-            state = {**asked.initial_state, **results[-1].final_state}
-        return results
+            results.append(await self.walked(graph, {**graph.initial_state, **state}, results))
+            left = {key: value for key, value in results[-1].final_state.items() if key != GOAL}
+            state = {**asked.initial_state, **left}
+        return await _fitting(results)

@@ -5,19 +5,24 @@ A result over 2 MB would keep the run's last workflow task retrying for ever.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from hashlib import sha256
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from workflows import wire
-from workflows.graph.results import EmptyOutput, WorkflowResult
+from workflows.errors import cut
+from workflows.graph.results import EmptyOutput, StageResult, WorkflowResult
 from workflows.steps import StepOutcome
 
 T = TypeVar("T")
 
 KEPT_OUTPUT_BYTES = 10_000
 # A text up to this stays whole; a larger one is replaced by its size and hash.
+PART_BYTES = 1_000_000
+STAGE_BYTES = 1_000
+# Measuring so much takes some hundredths of a second; a stage takes as long as so many bytes, however small it is.
 
 
 def lightened(value: T) -> T:
@@ -37,31 +42,72 @@ def lightened(value: T) -> T:
     return result
 
 
-def lightened_graph(result: WorkflowResult) -> WorkflowResult:
+def lightening(result: WorkflowResult, limit: int = wire.MAX_PAYLOAD_BYTES) -> Generator[None, None, WorkflowResult]:
     """A graph's result in a size that a history takes: every text over 10 KB is replaced by its size and hash.
 
-    Where that is not enough, the outputs of its stages go, the earliest first, and then its state.
+    Where that is not enough, the outputs of its stages go, the earliest first, then its state, then what is long in
+    the errors of its stages. Yields between parts of the work, where workflow code lets its worker serve others.
     """
-    if wire.fits(result):
+    stages, state, sizes, parts = list(result.stages), result.final_state, list[int](), _Parts()
+    for stage in stages:
+        sizes.append(wire.size(stage) + 1)
+        if parts.ends_with(sizes[-1]):
+            yield
+    over = wire.size(result.model_copy(update={"stages": ()})) + sum(sizes) - limit
+    if over <= 0:
         return result
-    lighter = WorkflowResult.model_validate(_without_large_texts(result.model_dump(mode="json", by_alias=True)))
-    left_out = 0
-    while not wire.fits(lighter) and left_out < len(lighter.stages):
-        left_out = max(1, 2 * left_out)
-        emptied = (stage.model_copy(update={"output": EmptyOutput()}) for stage in lighter.stages[:left_out])
-        lighter = lighter.model_copy(update={"stages": (*emptied, *lighter.stages[left_out:])})
-    if not wire.fits(lighter):
-        size = f"[left out: {len(lighter.final_state):,} keys, {wire.size(lighter.final_state):,} bytes]"
-        lighter = lighter.model_copy(update={"final_state": {"left_out": size}})
-    return lighter
+    lighter_state = _without_large_texts_in(state)
+    over += wire.size(lighter_state) - wire.size(state)
+    for place, size in enumerate(sizes):
+        if size > KEPT_OUTPUT_BYTES:
+            stages[place] = _without_large_texts(stages[place])
+            sizes[place] = wire.size(stages[place]) + 1
+            over += sizes[place] - size
+        if parts.ends_with(size if size > KEPT_OUTPUT_BYTES else 0):
+            yield
+    for place, stage in enumerate(stages):
+        if over <= 0:
+            break
+        stages[place] = stage.model_copy(update={"output": EmptyOutput()})
+        over -= sizes[place] - wire.size(stages[place]) - 1
+        if parts.ends_with(sizes[place]):
+            yield
+    if over > 0:
+        size_told = f"[left out: {len(state):,} keys, {wire.size(state):,} bytes]"
+        over -= wire.size(lighter_state)
+        lighter_state = {"left_out": size_told}
+    if over > 0:
+        stages = [stage.model_copy(update={"error": stage.error and cut(stage.error)}) for stage in stages]
+    return result.model_copy(update={"stages": tuple(stages), "final_state": lighter_state})
 
 
-def _without_large_texts(value: Any) -> Any:
+class _Parts:
+    """Counts work, and tells where a part of it ends."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def ends_with(self, size: int) -> bool:
+        """Whether a part ends with the stage whose result has this size."""
+        self._bytes += size + STAGE_BYTES
+        if self._bytes < PART_BYTES:
+            return False
+        self._bytes = 0
+        return True
+
+
+def _without_large_texts(stage: StageResult) -> StageResult:
+    if wire.size(stage) <= KEPT_OUTPUT_BYTES:
+        return stage
+    return StageResult.model_validate(_without_large_texts_in(stage.model_dump(mode="json")))
+
+
+def _without_large_texts_in(value: Any) -> Any:
     if isinstance(value, str):
         return _stand_in(value.encode()) if len(value.encode()) > KEPT_OUTPUT_BYTES else value
     if isinstance(value, dict):
-        return {key: _without_large_texts(item) for key, item in value.items()}
-    return [_without_large_texts(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_large_texts_in(item) for key, item in value.items()}
+    return [_without_large_texts_in(item) for item in value] if isinstance(value, list) else value
 
 
 def _without_large_output(outcome: StepOutcome) -> StepOutcome:

@@ -56,7 +56,8 @@ class PhaseProgress(Stored):
 
     name: str
     index: int
-    status: Literal["running", "done"]
+    status: Literal["running", "done", "failed"]
+    """`failed` is a stage's; a phase whose steps failed is done."""
     step_count: int
     running: int
     succeeded: int
@@ -88,6 +89,8 @@ class PhaseRecord:
     succeeded: int = 0
     failed: int = 0
     is_done: bool = False
+    has_failed: bool = False
+    """A stage can fail without a failed step."""
     rounds: int = 0
     """Rounds of steps that the calls of a stage have taken so far."""
     ended: dict[str, StepOutcome] = field(default_factory=dict)
@@ -196,7 +199,7 @@ def _phase_progress(phase: PhaseRecord) -> PhaseProgress:
     return PhaseProgress(
         name=phase.name,
         index=phase.index,
-        status="done" if phase.is_done else "running",
+        status="failed" if phase.has_failed else "done" if phase.is_done else "running",
         step_count=phase.step_count,
         running=phase.running,
         succeeded=phase.succeeded,
@@ -219,7 +222,7 @@ def _step_progress(record: StepRecord) -> StepProgress:
 
 
 def _phase_line(phase: PhaseRecord) -> str:
-    mark = "✓" if phase.is_done and not phase.failed else "✗" if phase.is_done else "▶"
+    mark = "▶" if not phase.is_done else "✗" if phase.failed or phase.has_failed else "✓"
     failed = f", {phase.failed} failed" if phase.failed else ""
     running = f", {phase.running} running" if phase.running else ""
     return f"- {mark} {_plain(phase.name)}: {phase.succeeded} of {phase.step_count} done{failed}{running}"

@@ -24,6 +24,7 @@ RUN_AGENT_STEP = "run_agent_step"
 RUN_ACTION = "run_action"
 CLAIM_UNSEEN = "claim_unseen"
 VERIFY_GRAPH = "verify_graph"
+GIVE_WAY = "give_way"
 
 BUDGET_QUERY = "budget"
 EVENTS_QUERY = "events"

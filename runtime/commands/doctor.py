@@ -19,6 +19,7 @@ from temporalio.client import Client
 
 from runtime.commands.options import COMPLETED, NOT_COMPLETED, Common, shared
 from runtime.commands.session import Session, execute, print_json
+from runtime.connect import is_local
 from runtime.local import find_temporal
 from runtime.plugin import load_registry, load_workflows
 from runtime.settings import Settings
@@ -31,8 +32,6 @@ IMPORT_NAMES = ("workflows", "activities", "runtime", "worker", "starter")
 """perdure's top-level names, which a folder of the user's may shadow."""
 
 BINARY_LIMIT_SECONDS = 10
-
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 
@@ -151,7 +150,8 @@ def _codec(settings: Settings) -> Finding:
     if settings.codec_key is None:
         remedy = "Set PERDURE_CODEC_KEY if prompts and results must not be readable in Temporal."
         return Finding("encryption", "ok", "off: payloads are stored as they are", remedy)
-    return Finding("encryption", "ok", f"on, with {len(settings.codec_keys_old)} older keys for reading")
+    older = len(settings.codec_keys_old)
+    return Finding("encryption", "ok", f"on, with {older} older {'key' if older == 1 else 'keys'} for reading")
 
 
 def _server(common: Common, settings: Settings) -> list[Finding]:
@@ -188,7 +188,7 @@ async def _worker(client: Client, settings: Settings) -> Finding:
 def _store(settings: Settings, address: str) -> Finding:
     if settings.blobs is not None:
         return Finding("blob store", "ok", f"{settings.blobs!r}")
-    if address.rpartition(":")[0] in LOCAL_HOSTS:
+    if is_local(address):
         return Finding("blob store", "ok", "none, and Temporal is on this machine")
     remedy = (
         "Set PERDURE_BLOBS to a folder that every worker reaches: without it long steps cannot go on after a crash."

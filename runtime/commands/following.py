@@ -15,14 +15,20 @@ import click
 
 from runtime.commands.options import COMPLETED, INTERRUPTED, NOT_COMPLETED
 from runtime.commands.session import Session, is_terminal, print_json, tell
-from runtime.report import View, ending_lines, event_line, live_view
-from runtime.watching import Ending, Json, NoAnswer, RunReader
+from runtime.endings import ending_lines
+from runtime.report import View, answer_command, event_line, live_view
+from runtime.watching import Ending, Json, NoAnswer, NotBegun, RunReader
 
 PAUSE = timedelta(milliseconds=400)
 # Between two looks at a run: often enough to be followed by eye.
 QUIET_SHARE = 10
 # A look that takes long (a large run, a busy worker) is followed by a pause this many times as long.
+LONGEST_SILENCE = timedelta(seconds=5)
+# A run that did not answer within the timeout is asked again soon: its worker may be back.
 REFRESH_PER_SECOND = 4
+
+APPROVAL_EVENTS = ("approval_asked", "approval_resolved", "stage_finished")
+# After these, something else may wait for a person.
 
 
 @dataclass
@@ -30,10 +36,14 @@ class Follower:
     """Reads what is new of a run, and hands it on."""
 
     reader: RunReader
-    on_event: Callable[[Json], None]
+    on_event: Callable[[Json], None] | None
+    """Without it only the run's end is waited for, and what keeps it from going on is told."""
     after: int = -1
     view: View | None = None
     """Kept up to date where there is one."""
+    on_waiting: Callable[[list[Json]], None] | None = None
+    """Hears what waits for a person's answer, whenever that may have changed."""
+    _has_asked: bool = False
     _told: set[str] = field(default_factory=set)
 
     async def follow(self, interrupted: asyncio.Event) -> Ending | None:
@@ -62,26 +72,38 @@ class Follower:
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
-            await self._look()
+            is_told = await self._look()
             took = loop.time() - begun
-            await asyncio.sleep(max(PAUSE.total_seconds(), took * QUIET_SHARE))
+            pause = max(PAUSE.total_seconds(), took * QUIET_SHARE)
+            await asyncio.sleep(pause if is_told else min(pause, LONGEST_SILENCE.total_seconds()))
 
-    async def _look(self) -> None:
-        """Read what is new. What cannot be read is told once."""
+    async def _look(self) -> bool:
+        """Read what is new; whether that could be read. What cannot be is told once."""
         try:
             await self._read()
+        except NotBegun:
+            self._notice(None)  # its failure tells, or it begins in a moment
         except NoAnswer as silent:
             self._notice(str(silent))
+            return False
         else:
             self._notice(None)
+        return True
 
     async def _read(self) -> None:
+        if self.on_event is None:
+            await self.reader.see_served()
+            return
         page = await self.reader.all_events(self.after)
         if page["dropped"]:
             tell(f"{page['dropped']:,} earlier events are no longer held by the run.")
         self.after = page["last_offset"]
         for envelope in page["events"]:
             self.on_event(envelope)
+            self._has_asked |= envelope["event"]["type"] in APPROVAL_EVENTS
+        if self._has_asked and self.on_waiting is not None:
+            self.on_waiting(await self.reader.approvals() if self.reader.info.is_open else [])
+            self._has_asked = False
         if self.view is not None:
             self.view.progress = await self.reader.progress()
             self.view.budget = await self.reader.budget()
@@ -97,18 +119,30 @@ class Follower:
 async def follow(session: Session, reader: RunReader, interrupted: asyncio.Event, *, is_lined: bool) -> Ending | None:
     """Show a run until it ends. `is_lined`: with --json, print one JSON line for each event instead of nothing."""
     if session.common.is_json:
-        on_event: Callable[[Json], None] = print_json if is_lined else _ignore
-        return await Follower(reader, on_event).follow(interrupted)
+        return await Follower(reader, print_json if is_lined else None).follow(interrupted)
+    view = View(reader.info, place=session.common.place)
     if not is_terminal():
-        return await Follower(reader, lambda envelope: click.echo(event_line(envelope))).follow(interrupted)
-    view = View(reader.info)
+        lines = Follower(reader, lambda envelope: click.echo(event_line(envelope)), on_waiting=_telling(view))
+        return await lines.follow(interrupted)
+
+    def wait(waiting: list[Json]) -> None:
+        view.approvals = waiting
 
     async with _shown(view, reader):
-        return await Follower(reader, view.note, view=view).follow(interrupted)
+        return await Follower(reader, view.note, view=view, on_waiting=wait).follow(interrupted)
 
 
-def _ignore(_envelope: Json) -> None:
-    """The final value of --json says it all."""
+def _telling(view: View) -> Callable[[list[Json]], None]:
+    """Tells each approval that waits once, with the command that answers it."""
+    told: set[str] = set()
+
+    def tell_new(waiting: list[Json]) -> None:
+        for asked in waiting:
+            if asked["id"] not in told:
+                told.add(asked["id"])
+                tell(f"Answer it with `{answer_command(view.info.id, asked['id'], view.place)}`.")
+
+    return tell_new
 
 
 @asynccontextmanager

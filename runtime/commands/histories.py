@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -14,12 +12,15 @@ from temporalio.client import WorkflowHistory
 
 from runtime.commands.options import COMPLETED, NOT_COMPLETED, Common, Fault, run_argument, shared, workflows_option
 from runtime.commands.session import Session, execute, faults, print_json, tell
+from runtime.listing import list_runs
 from runtime.plugin import load_workflows
+from runtime.recording import recorded
 from runtime.replaying import ReplayVerdict, replay_histories
 from runtime.settings import Settings
-from runtime.watching import list_runs
 
 HISTORIES = Path("tests/replay/histories")
+
+STDOUT = Path("-")
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 # In a file name: a workflow id may hold anything, slashes too.
@@ -30,27 +31,32 @@ MAX_NAME_LENGTH = 200
 
 @click.command("record")
 @run_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), help=f"The file. Default: {HISTORIES}/TYPE-ID.json.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help=f"The file; `-` is stdout. Default: {HISTORIES}/TYPE-ID.json.",
+)
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 @shared
 def record(common: Common, run: str, output: Path | None, force: bool) -> int:
     """Store the history of a run as JSON, for replay tests.
 
-    The file holds every prompt, answer and result of the run as it is stored, so secrets in them too.
+    The file holds every prompt, answer and result of the run as it is stored, so secrets in them too. Process ids,
+    host names and stack traces are left out: a replay reads none of them.
     """
 
     async def body(session: Session) -> int:
         reader = await session.reader(run)
         info = reader.info
         path = output or default_path(info.type, info.id)
-        _refuse_existing(path, force)
+        if path != STDOUT:
+            _refuse_existing(path, force)
         history = await reader.handle.fetch_history()
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(history.to_json() + "\n", encoding="utf-8")
-        if common.is_json:
+        _keep(path, recorded(history))
+        if path != STDOUT and common.is_json:
             print_json({"id": info.id, "type": info.type, "file": str(path), "events": len(history.events)})
-        else:
+        elif path != STDOUT:
             click.echo(str(path))
         tell(f"{len(history.events):,} events. Prompts and results are in it: look for secrets before you commit it.")
         if info.is_open:
@@ -70,10 +76,13 @@ def _refuse_existing(path: Path, force: bool) -> None:
         raise Fault(f"{str(path)!r} exists already. Overwrite it with --force, or name another with --output.")
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _keep(path: Path, text: str) -> None:
+    if path == STDOUT:
+        click.echo(text, nl=False)
+        return
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Fault(f"{str(path)!r} cannot be written ({error.strerror}).") from error
 

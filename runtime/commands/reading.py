@@ -18,8 +18,10 @@ from runtime.commands.options import (
     workflows_option,
 )
 from runtime.commands.session import Session, execute, interruption, print_json, tell
-from runtime.report import View, closing_line, ending_lines, event_line, progress_lines, run_line
-from runtime.watching import STATUS_NAMES, Ending, NoAnswer, RunInfo, RunReader, list_runs
+from runtime.endings import GRAPH_WORKFLOWS, closing_line, ending_lines, graph_results
+from runtime.listing import STATUS_NAMES, list_runs
+from runtime.report import View, event_line, progress_lines, run_line
+from runtime.watching import Ending, NoAnswer, RunInfo, RunReader
 
 DEFAULT_LIMIT = 20
 # What fits a screen.
@@ -64,10 +66,15 @@ def show(common: Common, run: str, workflows: tuple[str, ...]) -> int:
 
     async def body(session: Session) -> int:
         reader = await session.reader(run)
-        view = await _view(reader)
+        view = await _view(reader, common.place)
         ending = None if reader.info.is_open else await reader.ending()
         if common.is_json:
-            told = {"progress": view.progress, "budget": view.budget, "notice": view.notice}
+            told = {
+                "progress": view.progress,
+                "budget": view.budget,
+                "approvals": view.approvals,
+                "notice": view.notice,
+            }
             print_json({**reader.info.to_json(), **told, **(ending.to_json() if ending else {})})
         else:
             _show(view, ending)
@@ -76,14 +83,16 @@ def show(common: Common, run: str, workflows: tuple[str, ...]) -> int:
     return execute(common, body, workflows=workflows)
 
 
-async def _view(reader: RunReader) -> View:
+async def _view(reader: RunReader, place: str) -> View:
     """What the run itself tells, or why it tells nothing."""
-    view = View(reader.info)
+    view = View(reader.info, place=place)
     try:
-        view.progress, view.budget = await reader.progress(), await reader.budget()
-        if reader.info.is_open:
+        if reader.info.is_open or reader.info.type in GRAPH_WORKFLOWS:
             for envelope in (await reader.all_events())["events"]:
                 view.note(envelope)
+        view.progress, view.budget = await reader.progress(), await reader.budget()
+        if reader.info.is_open:
+            view.approvals = await reader.approvals()
     except NoAnswer as silent:
         view.notice = str(silent)
     return view
@@ -155,7 +164,10 @@ def events(common: Common, run: str, after: int, is_following: bool, workflows: 
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until the run has ended.")
 @shared
 def result(common: Common, run: str, is_waiting: bool) -> int:
-    """Print the result of a run that has ended, as JSON."""
+    """Print the result of a run that has ended, as JSON.
+
+    A run of stage graphs has a result however it ended; on stderr it is told stage by stage.
+    """
 
     async def body(session: Session) -> int:
         reader = await session.reader(run)
@@ -172,7 +184,10 @@ def result(common: Common, run: str, is_waiting: bool) -> int:
             return exit_code(ending)
         if ending.status == "completed" or ending.result is not None:
             click.echo(json.dumps(ending.result, ensure_ascii=False, indent=2))
-        if not ending.is_success:
+        if graph_results(ending):
+            for line in ending_lines(info, ending):
+                tell(line)
+        elif not ending.is_success:
             tell(closing_line(info, ending))
         return exit_code(ending)
 

@@ -5,12 +5,8 @@ Law: a mistake in the input is told before anything is started.
 
 from __future__ import annotations
 
-import json
 import secrets
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,18 +16,17 @@ from temporalio.client import WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from runtime.commands.following import conclude, exit_code, follow
+from runtime.commands.inputs import read_input, read_state
 from runtime.commands.options import COMPLETED, Common, Fault, shared, workflows_option
 from runtime.commands.session import Session, execute, faults, interruption, print_json, tell
-from runtime.plugin import load_workflows, workflow_name
+from runtime.commands.targets import Asked, Target, is_document, resolve
+from runtime.plugin import load_registry, load_workflows, workflow_name
 from runtime.settings import Settings
-from workflows import ALL_WORKFLOWS, parse_phases
+from workflows import ALL_WORKFLOWS
 from workflows.errors import cut
+from workflows.graph.step_checks import Served
 from workflows.steps import RunOptions
-from workflows.wire import OPTIONS_MEMO, STEPS_WORKFLOW
-
-STDIN = "-"
-
-YAML_SUFFIXES = (".yaml", ".yml")
+from workflows.wire import OPTIONS_MEMO
 
 RANDOM_BYTES = 2
 # Tells runs apart that start within one second.
@@ -40,22 +35,14 @@ SUMMARY_LENGTH = 200
 # Temporal takes 400 bytes; a character may be two of them.
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is to be started."""
-
-    workflow_type: str
-    arguments: list[Any]
-    summary: str
-    module: str | None = None
-    """`module:Class` of a workflow of the user's own."""
-
-
 @click.command("run")
 @click.argument("target", metavar="FILE|TYPE|MODULE:CLASS")
-@click.argument("argument", required=False, metavar="[INPUT]")
+@click.argument("more", nargs=-1, metavar="[FILE...|INPUT]")
 @click.option("--input", "input_text", metavar="JSON", help="The run's input; the same as INPUT.")
 @click.option("--input-file", metavar="FILE", help="A file that holds the input as JSON; `-` is stdin.")
+@click.option("--state", metavar="JSON", help="State for a stage graph, laid over its `initial_state`.")
+@click.option("--state-file", metavar="FILE", help="The same from a JSON or YAML file; `-` is stdin.")
+@click.option("--lenient", is_flag=True, help="Start a graph in spite of doubts about it.")
 @click.option("--id", "workflow_id", metavar="ID", help="The workflow id. Default: type, time and four random digits.")
 @click.option("--detach", is_flag=True, help="Start only; print the id.")
 @click.option("--summary", metavar="TEXT", help="One line about the run for the Temporal UI.")
@@ -75,15 +62,22 @@ class Target:
     "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Attempts of each step, where it sets none."
 )
 @click.option("--task-queue", metavar="NAME", help="The task queue that the run goes to (PERDURE_TASK_QUEUE).")
-@click.option("--agents", metavar="FILE", help="The agents.toml that --local serves (PERDURE_AGENTS).")
+@click.option(
+    "--agents",
+    metavar="FILE",
+    help="The agents.toml that --local serves, and that a graph is checked against (PERDURE_AGENTS).",
+)
 @workflows_option
 @shared
 def command(
     common: Common,
     target: str,
-    argument: str | None,
+    more: tuple[str, ...],
     input_text: str | None,
     input_file: str | None,
+    state: str | None,
+    state_file: str | None,
+    lenient: bool,
     workflow_id: str | None,
     detach: bool,
     summary: str | None,
@@ -94,18 +88,24 @@ def command(
 ) -> int:
     """Start a run and wait for it.
 
-    FILE is a .json file with a list of phases, [{"name": …, "steps": […]}]. TYPE is a workflow type that a worker
-    serves, for example Steps. MODULE:CLASS is a workflow of your own; --local serves it.
+    FILE is JSON or YAML (`-` is stdin): a stage graph, which is checked first as `perdure verify` does, or a list of
+    phases, [{"name": …, "steps": […]}]. Several graphs run one after the other, each on the state that the one before
+    it left. TYPE is a workflow type that a worker serves, for example Steps. MODULE:CLASS is a workflow of your own;
+    --local serves it.
 
     Ctrl-C stops waiting, and the run goes on; with --local it goes on at the next --local.
     """
     with faults():
-        chosen = resolve(target, read_input(argument, input_text, input_file))
+        _check_agents(agents)
+        files, argument = divided(target, more)
+        asked = Asked(read_state(state, state_file), lenient, lambda: _served(common, agents))
+        chosen = resolve(target, read_input(argument, input_text, input_file), files, asked)
         memo = run_options(options)
         named = [*workflows, *([chosen.module] if chosen.module else [])]
         if common.is_local:
             _refuse_unserved(chosen.workflow_type, named)
-    _check_agents(agents)
+    for notice in chosen.notices:
+        tell(notice)
 
     async def body(session: Session) -> int:
         return await _run(session, chosen, memo, workflow_id or default_id(chosen.workflow_type), summary, detach)
@@ -161,6 +161,23 @@ def _detached(session: Session, workflow_id: str) -> int:
     return COMPLETED
 
 
+def divided(target: str, more: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """What stands behind the target: more files behind a file, else the INPUT."""
+    if not is_document(target):
+        if len(more) > 1:
+            raise Fault(
+                f"{target!r} takes one INPUT, and {len(more)} were given. Write it as one JSON value in quotes."
+            )
+        return (), next(iter(more), None)
+    for name in more:
+        if not is_document(name):
+            raise Fault(
+                f"{name!r} stands behind the file {target!r}, and is no .json, .yaml or .yml file. The file is the "
+                "run's input itself; a graph's state is given with --state."
+            )
+    return tuple(more), None
+
+
 def default_id(workflow_type: str) -> str:
     """`<type>-<date>-<time>-<4 hex digits>`."""
     return f"{workflow_type.lower()}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(RANDOM_BYTES)}"
@@ -174,83 +191,6 @@ def run_options(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def resolve(target: str, arguments: list[Any]) -> Target:
-    """What a target stands for; `Steps` input is checked here, before anything starts."""
-    path = Path(target)
-    if path.suffix.lower() in YAML_SUFFIXES:
-        raise Fault(f"{target!r} is a YAML file; this version of perdure reads JSON. Write it as a .json file.")
-    if path.suffix.lower() == ".json":
-        if arguments:
-            raise Fault(f"{target!r} is the run's input itself. Leave INPUT, --input and --input-file out.")
-        return _steps(read_json_file(target), path.name)
-    if ":" in target:
-        (found,) = load_workflows([target])
-        name = workflow_name(found)
-        if name is None:
-            raise Fault(f"{target!r} is a dynamic workflow. Give the workflow type to start, and --workflows {target}.")
-        return Target(name, arguments, f"{name} by perdure run", target)
-    if path.is_file():
-        raise Fault(f"{target!r} is a file, and perdure run reads .json files. Rename it, or name a workflow type.")
-    if target == STEPS_WORKFLOW:
-        if not arguments:
-            raise Fault("Steps takes a list of phases. Give it as INPUT, with --input-file, or name a .json file.")
-        return _steps(arguments[0], STEPS_WORKFLOW)
-    return Target(target, arguments, f"{target} by perdure run")
-
-
-def _steps(value: Any, source: str) -> Target:
-    phases = parse_phases(value)
-    named = ", ".join(phase.name for phase in phases)
-    return Target(STEPS_WORKFLOW, [value], f"{source}: {named}" if named else f"{source}: no phases")
-
-
-def read_input(argument: str | None, text: str | None, file: str | None) -> list[Any]:
-    """The arguments of the run: one JSON value, or none."""
-    given = [
-        (source, value) for source, value in (("INPUT", argument), ("--input", text), ("--input-file", file)) if value
-    ]
-    if len(given) > 1:
-        raise Fault(f"The input is given by {' and by '.join(source for source, _ in given)}. Give it once.")
-    if not given:
-        return []
-    source, value = given[0]
-    if source == "--input-file":
-        return [read_json_file(value)]
-    return [parse_json(value, source)]
-
-
-def read_json_file(name: str) -> Any:
-    """The JSON value of a file; `-` is stdin."""
-    with _readable(name):
-        text = sys.stdin.read() if name == STDIN else Path(name).read_text(encoding="utf-8")
-    return parse_json(text, "stdin" if name == STDIN else name)
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Fault(f"{name!r} cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise Fault(f"{name!r} is no UTF-8 text (byte {error.start}).") from error
-
-
-def parse_json(text: str, source: str) -> Any:
-    """A JSON value, or where it stops being one."""
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        hint = "" if text.lstrip()[:1] in ("{", "[", '"') else """ A text is written in double quotes: '"text"'."""
-        raise Fault(f"{source}:{error.lineno}:{error.colno}: this is no JSON ({error.msg}).{hint}") from error
-    except ValueError as error:
-        raise Fault(f"{source}: this is no JSON ({error}).") from error
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"JSON has no {name}")
-
-
 def _refuse_unserved(workflow_type: str, modules: Sequence[str]) -> None:
     """With `--local` nobody else serves the run, so a type that is not here would wait for ever."""
     classes = load_workflows([*Settings.load().workflows, *modules])
@@ -262,6 +202,14 @@ def _refuse_unserved(workflow_type: str, modules: Sequence[str]) -> None:
         f"The workflow type {workflow_type!r} is not known here. The types are {known}. "
         "Name your own as MODULE:CLASS, or its module with --workflows."
     )
+
+
+def _served(common: Common, agents: str | None) -> Served:
+    """What will run a graph's agents: known where an agents.toml is named, or where --local serves the one here."""
+    if agents is None and not common.is_local:
+        return Served()
+    registry = load_registry(Settings.load(agents=agents))
+    return Served(registry.names(), registry.tools.names(), has_model=registry.default_model is not None)
 
 
 def _check_agents(agents: str | None) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -30,14 +29,18 @@ from runtime.commands.options import (
     Fault,
 )
 from runtime.connect import connect
-from runtime.local import local_server
-from runtime.plugin import load_workflows
+from runtime.listing import latest_run, open_runs
+from runtime.local import LOCAL_FOLDER, local_server
+from runtime.plugin import check_folders, load_workflows
 from runtime.settings import Settings
-from runtime.watching import NoAnswer, RunNotFound, RunReader, latest_run, open_runs
-from workflows.errors import LocalServerFailed, PerdureError, ServerUnreachable
+from runtime.signals import asked_to_leave
+from runtime.watching import NoAnswer, RunNotFound, RunReader
+from workflows.errors import LocalServerFailed, PayloadLocked, PerdureError, ServerUnreachable
 
 LOCAL_DRAIN = timedelta(seconds=2)
 # A person waits for their prompt; a step that takes longer goes on from its checkpoint at the next `--local`.
+
+LOCAL_STORE = LOCAL_FOLDER / "blobs"
 
 LATEST = "-"
 
@@ -73,13 +76,16 @@ class Session:
         return await RunReader.open(self.client, workflow_id, self.settings, self.workflows)
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[None]:
-        """With `--local`, serve the task queue while the block runs; a service has its own workers."""
+    async def worker(self, **options: Any) -> AsyncIterator[None]:
+        """With `--local`, serve the task queue while the block runs; a service has its own workers.
+
+        `options` are those of a Temporal worker.
+        """
         if not self.common.is_local or self.common.hosting is None:
             yield
             return
         worker = self.common.hosting.build_worker(
-            self.client, self.settings, workflows=self.workflows, graceful_shutdown_timeout=LOCAL_DRAIN
+            self.client, self.settings, workflows=self.workflows, graceful_shutdown_timeout=LOCAL_DRAIN, **options
         )
         tell(f"Temporal UI: {self.ui_url}")
         async with worker:
@@ -110,8 +116,11 @@ async def _execute(
     async with AsyncExitStack() as stack:
         address, namespace, ui_url = common.address, common.namespace, None
         if common.is_local:
+            check_folders(settings)  # what is wrong there is said before a server is started
             server = await stack.enter_async_context(local_server())
             address, namespace, ui_url = server.address, server.namespace, server.ui_url
+            if settings.blobs is None:
+                settings = settings.model_copy(update={"blobs": str(LOCAL_STORE.absolute())})
         client = await connect(settings, address=address, namespace=namespace)
         return await body(Session(client, settings, common, classes, ui_url))
 
@@ -139,7 +148,7 @@ def faults() -> Iterator[None]:
         yield
     except (ServerUnreachable, LocalServerFailed) as error:
         raise Fault(error.message, UNREACHABLE) from error
-    except (PerdureError, RunNotFound) as error:
+    except (PerdureError, PayloadLocked, RunNotFound) as error:
         raise Fault(getattr(error, "message", str(error))) from error
     except NoAnswer as error:
         raise Fault(str(error), NOT_COMPLETED) from error
@@ -155,21 +164,8 @@ def interruption() -> Iterator[asyncio.Event]:
 
     The second one leaves at once.
     """
-    loop, seen = asyncio.get_running_loop(), asyncio.Event()
-
-    def note() -> None:
-        if seen.is_set():
-            os._exit(INTERRUPTED)
-        seen.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, note)
-    try:
-        yield seen
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    with asked_to_leave(lambda _number: os._exit(INTERRUPTED)) as asked:
+        yield asked
 
 
 def tell(line: str) -> None:

@@ -12,7 +12,8 @@ import click
 from runtime.commands.following import Follower, conclude, exit_code
 from runtime.commands.options import COMPLETED, Common, Fault, run_argument, shared, workflows_option
 from runtime.commands.session import Session, execute, interruption, print_json, tell
-from runtime.report import budget_line, closing_line
+from runtime.endings import closing_line
+from runtime.report import budget_line
 from runtime.watching import NoAnswer, RunReader
 from workflows.wire import SET_BUDGET_SIGNAL
 
@@ -118,7 +119,7 @@ def _requested(common: Common, reader: RunReader) -> int:
 
 async def _await_end(session: Session, reader: RunReader, interrupted: asyncio.Event) -> int:
     """Wait for the end. The command did its part when the run ended, however it did."""
-    ending = await Follower(reader, lambda _envelope: None).follow(interrupted)
+    ending = await Follower(reader, None).follow(interrupted)
     if ending is None:
         return await conclude(session, reader, None)
     if session.common.is_json:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 
 from runtime.connect import connect
 from runtime.local import local_server
@@ -23,7 +23,7 @@ from runtime.recording import recorded
 from runtime.settings import Settings
 from tests import programs
 from tests.programs import step, steps
-from tests.replay import pattern_scenarios
+from tests.replay import graphs, pattern_scenarios
 from tests.support import AGENTS, World, event_types, served, wait_until
 
 HISTORIES = Path(__file__).with_name("histories")
@@ -64,6 +64,28 @@ async def raise_budget(handle: Handle) -> None:
     await wait_until("a step waits", waits)
     await handle.signal("record_usage", {"id": "one", "input_tokens": 5})
     await handle.signal("set_budget", {"limit_tokens": 50_000})
+
+
+async def answer(handle: Handle) -> None:
+    """Answer the first approval, after an answer that is refused."""
+
+    async def asked() -> list[dict[str, Any]]:
+        waiting: list[dict[str, Any]] = await handle.query("approvals")
+        return waiting
+
+    [request] = await wait_until("it asks", asked)
+    with suppress(WorkflowUpdateFailedError):
+        await handle.execute_update("resolve_approval", {"id": "another", "response": 1})
+    await handle.execute_update(
+        "resolve_approval", {"id": request["id"], "response": {"go": "yes"}, "answered_by": "me"}
+    )
+
+
+async def claim_and_leave(handle: Handle) -> None:
+    """Ask a store twice, and stop it."""
+    for key in ("one", "one", "two"):
+        await handle.execute_update("claim", {"key": key, "store": "s", "fingerprints": ["a", "b"]})
+    await handle.cancel()
 
 
 @dataclass(frozen=True)
@@ -110,8 +132,22 @@ SCENARIOS = {
 }
 
 
+GRAPHS = {
+    "graph-every-stage": Scenario("StageGraph", graphs.EVERY_STAGE, interfere=answer),
+    "graph-compensated": Scenario("StageGraph", graphs.COMPENSATED),
+    "graph-routed": Scenario("StageGraph", graphs.ROUTED),
+    "graph-timed-out": Scenario("StageGraph", graphs.TIMED_OUT),
+    "graph-loop-guard": Scenario("StageGraph", graphs.GUARDED),
+    "graph-cancelled": Scenario("StageGraph", graphs.SLOW, interfere=cancel_in_flight),
+    "graph-unanswered": Scenario("StageGraph", graphs.UNANSWERED),
+    "graph-rejected": Scenario("StageGraph", {"id": "x"}),
+    "chain": Scenario(
+        "Chain", {"graphs": [graphs.ROUTED, graphs.INNER], "initial_state": {"items": "x", "given": "y"}}
+    ),
+    "seen-store": Scenario("SeenStore", None, interfere=claim_and_leave),
+}
 PATTERNS = {name: Scenario(*each) for name, each in pattern_scenarios.SCENARIOS.items()}
-SCENARIOS |= PATTERNS
+SCENARIOS |= GRAPHS | PATTERNS
 
 
 async def play(world: World, scenario: Scenario) -> Handle:

@@ -128,10 +128,32 @@ async def test_store_that_does_not_take_a_piece_is_worth_another_attempt(tmp_pat
     assert str(lost.value) == "Could not put 'a' into the blob store: File exists."
 
 
+async def test_store_is_for_its_own_user(tmp_path: Path) -> None:
+    """Files and folders are closed to others: a transcript holds whatever an agent read."""
+    store = open_store(str(tmp_path / "blobs"))
+    assert store is not None
+    await store.put("steps/k/a", b"x")
+    made = [tmp_path / "blobs", *(tmp_path / "blobs").rglob("*")]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in made} == {
+        "blobs": "0o700",
+        "steps": "0o700",
+        "k": "0o700",
+        "a": "0o600",
+    }
+
+
+def test_store_whose_mount_went_away_is_not_begun_anew(tmp_path: Path) -> None:
+    """Where the folder that holds the store is gone, a piece is refused and nothing is made."""
+    with pytest.raises(StoreUnavailable) as lost:
+        asyncio.run(FolderStore(tmp_path / "mount/blobs").put("a", b"x"))
+    assert str(lost.value) == f"Could not put 'a' into the blob store: the folder {tmp_path / 'mount'} is missing."
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_open_store_makes_its_folder(tmp_path: Path) -> None:
     """A path is a folder store, made where it is missing; nothing set is no store."""
-    assert isinstance(open_store(str(tmp_path / "new/blobs")), FolderStore)
-    assert (tmp_path / "new/blobs").is_dir()
+    assert isinstance(open_store(str(tmp_path / "blobs")), FolderStore)
+    assert (tmp_path / "blobs").is_dir()
     assert (open_store(None), open_store("")) == (None, None)
 
 
@@ -140,14 +162,18 @@ def test_open_store_makes_its_folder(tmp_path: Path) -> None:
     [
         (
             "s3://bucket/x",
-            "blobs: S3 is not supported by this version. Give the path of a folder that all workers share.",
+            "PERDURE_BLOBS: S3 is not supported by this version. Give the path of a folder that all workers share.",
         ),
         (
             "gs://bucket",
-            "blobs: 'gs' addresses are not supported by this version. "
+            "PERDURE_BLOBS: 'gs' addresses are not supported by this version. "
             "Give the path of a folder that all workers share.",
         ),
-        ("/dev/null/x", "blobs: the folder '/dev/null/x' cannot be made: Not a directory."),
+        (
+            "/no/mount/x",
+            "PERDURE_BLOBS is '/no/mount/x', and there is no folder '/no/mount'. Mount it, or make it.",
+        ),
+        ("/dev/null", "PERDURE_BLOBS is '/dev/null', which cannot be made (File exists)."),
     ],
 )
 def test_open_store_refuses_what_it_cannot_use(setting: str, told: str) -> None:

@@ -51,7 +51,7 @@ async def test_codec_names_the_key_that_is_missing() -> None:
         await EncryptionCodec(NEW, OLD).decode(sealed)
     assert locked.value.message == (
         f"A payload is encrypted with the key '{key_id(OTHER)}', and the keys here are '{key_id(NEW)}', "
-        f"'{key_id(OLD)}'. Add the missing key to PERDURE_CODEC_KEYS_OLD."
+        f"'{key_id(OLD)}'. Set PERDURE_CODEC_KEY to the missing one, or add it to PERDURE_CODEC_KEYS_OLD."
     )
     assert not locked.value.non_retryable, "a worker that has the key can still do it"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime import connect
+from runtime.connect import is_local
 from runtime.settings import Settings
 from workflows.errors import ServerUnreachable, SettingsRejected
 
@@ -51,6 +52,15 @@ def unreachable(address: str) -> str:
         f"Temporal at {address!r} cannot be reached. Start it with `temporal server start-dev`, "
         "name another with TEMPORAL_ADDRESS, or use --local."
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("localhost:7233", True), ("127.0.0.1:1", True), ("[::1]:7233", True), ("temporal.example:7233", False)],
+)
+def test_is_local_tells_this_machine_from_a_service(address: str, local: bool) -> None:
+    """A service needs a store that its workers share; a server on this machine does not."""
+    assert is_local(address) is local
 
 
 async def test_connect_says_that_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,28 @@ async def test_command_knows_its_step(program: Program) -> None:
     assert outcome == _outcome(output=f"{program.workspace}/sub t key-1 1 y\n")
 
 
+async def test_command_may_call_perdure(program: Program) -> None:
+    """The names that a program finds in its environment are no unknown settings."""
+    code = "from runtime.settings import Settings; print(Settings.load().drain_seconds)"
+    root = str(Path(__file__).parents[2])
+    assert await program.python(code, env={"PYTHONPATH": root, "PERDURE_DRAIN_SECONDS": "7"}) == _outcome(
+        output="7.0\n"
+    )
+
+
+async def test_command_does_not_inherit_what_opens_payloads_and_temporal(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's keys stay with the worker, unless the agent's own `env` has them."""
+    names = ("PERDURE_CODEC_KEY", "PERDURE_CODEC_KEYS_OLD", "TEMPORAL_API_KEY", "TEMPORAL_TLS_CLIENT_KEY_DATA", "OTHER")
+    for name in names:
+        monkeypatch.setenv(name, "worker's")
+    code = f"import os; print(*[os.environ.get(name) for name in {names}], sep=', ')"
+    assert (await program.python(code)).output == "None, None, None, None, worker's\n"
+    own = await program.python(code, env={"TEMPORAL_API_KEY": "its own"})
+    assert own.output == "None, None, its own, None, worker's\n"
+
+
 async def test_command_succeeds_in_silence(program: Program) -> None:
     """The exit status decides: a program that writes nothing and exits with 0 has succeeded, reading stdin or not."""
     assert await program.run("true", prompt="x" * 1_000_000) == _outcome(output="")

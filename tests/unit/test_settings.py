@@ -100,6 +100,12 @@ def test_settings_prefer_an_override_and_ignore_one_that_is_none() -> None:
     assert (loaded.task_queue, loaded.agents, loaded.blobs) == ("day", None, None)
 
 
+def test_settings_ignore_what_a_command_agent_is_told() -> None:
+    """The program of a command agent finds its step's names in its environment, and may call `perdure`."""
+    environ = {"PERDURE_TASK_ID": "t", "PERDURE_IDEMPOTENCY_KEY": "k", "PERDURE_ATTEMPT": "1"}
+    assert Settings.load(environ) == Settings.load({})
+
+
 @pytest.mark.parametrize(
     ("environ", "overrides", "message"),
     [

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from runtime.commands.histories import default_path, read_history
+from runtime.commands.inputs import read_input
 from runtime.commands.options import Common, Fault
-from runtime.commands.run import Target, default_id, read_input, resolve, run_options
+from runtime.commands.run import default_id, run_options
 from runtime.commands.steering import budget_change
+from runtime.commands.targets import Target, resolve
 from workflows.errors import InputRejected
 
 PHASES = [{"name": "plan", "steps": [{"task_id": "a", "agent": "echo", "prompt": "hello"}]}]
@@ -41,18 +43,18 @@ def test_class_is_started_by_its_type() -> None:
 @pytest.mark.parametrize(
     ("target", "arguments", "message"),
     [
-        ("plan.yaml", [], "'plan.yaml' is a YAML file; this version of perdure reads JSON. Write it as a .json file."),
         ("absent.json", [], "'absent.json' cannot be read (No such file or directory)."),
         (
             "notes.txt",
             [],
-            "'notes.txt' is a file, and perdure run reads .json files. Rename it, or name a workflow type.",
+            "'notes.txt' is a file, and perdure run reads .json, .yaml and .yml files. "
+            "Rename it, or name a workflow type.",
         ),
         ("broken.json", [], "broken.json:2:1: this is no JSON (Expecting value)."),
         ("latin.json", [], "'latin.json' is no UTF-8 text (byte 2)."),
-        ("nan.json", [], "nan.json: this is no JSON (JSON has no NaN)."),
+        ("nan.json", [], "nan.json:1:2: JSON has no NaN."),
         ("plan.json", [1], "'plan.json' is the run's input itself. Leave INPUT, --input and --input-file out."),
-        ("Steps", [], "Steps takes a list of phases. Give it as INPUT, with --input-file, or name a .json file."),
+        ("Steps", [], "Steps takes a list of phases. Give it as INPUT, with --input-file, or name a file of it."),
     ],
 )
 def test_target_is_refused(target: str, arguments: list[Any], message: str) -> None:

@@ -10,14 +10,13 @@ from typing import Any, get_args
 import pytest
 from rich.console import Console
 
+from runtime.endings import closing_line, ending_lines
 from runtime.report import (
     EVENT_TEXTS,
     View,
     budget_line,
     clock,
-    closing_line,
     duration,
-    ending_lines,
     event_line,
     live_view,
     progress_lines,

@@ -178,7 +178,7 @@ async def test_local_server_says_why_it_does_not_come_up(folder: Path) -> None:
         async with local_server(folder):
             pass
     first, *rest = failed.value.message.splitlines()
-    assert first == f"The embedded server did not come up. The end of {str(folder / 'server.log')!r}:"
+    assert first == f"The embedded server did not come up. From {str(folder / 'server.log')!r}:"
     assert "file is not a database" in "\n".join(rest)
 
 
@@ -211,6 +211,7 @@ def test_server_arguments_without_a_database_keep_nothing() -> None:
         "--dynamic-config-value", "history.transferProcessorMaxPollRPS=1000",
         "--dynamic-config-value", "history.timerProcessorMaxPollRPS=1000",
         "--dynamic-config-value", "history.visibilityProcessorMaxPollRPS=1000",
+        "--dynamic-config-value", "history.maximumBufferedEventsBatch=4000",
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -35,16 +35,18 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities.registry import Registry
 from runtime import PerdurePlugin, connect, logs
 from runtime.local import LocalServer, local_server
-from runtime.plugin import AgentThreads, load_workflows
+from runtime.plugin import AgentThreads, load_workflows, workflow_name
 from runtime.replaying import ReplayVerdict, replay_histories
 from runtime.settings import Settings
 from tests.workflow.worker_samples import Greeting, Order, Typed
 from worker import build_worker
+from workflows import ALL_WORKFLOWS
 from workflows.errors import PayloadLocked, SettingsRejected
 
 ROOT = Path(__file__).parents[2]
 AGENTS = '[agents.echo]\nexecutor = "echo"\n[agents.slow]\nexecutor = "echo"\ndelay_seconds = 1\n'
 SAMPLES = "tests.workflow.worker_samples"
+OURS = [str(workflow_name(served)) for served in ALL_WORKFLOWS]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -229,11 +231,12 @@ async def test_replay_tells_for_each_history_whether_it_still_runs(
     assert changed.failure is not None
     assert re.match("NondeterminismError: .*Nondeterminism", changed.failure)
 
+    known = ", ".join(repr(name) for name in sorted(["Typed", *OURS]))
     assert await replay_histories([history], [Typed]) == [
         ReplayVerdict(
             handle.id,
             "Greeting",
-            "No workflow of the type 'Greeting' is known here. The types are 'Steps', 'Typed'. Name its module.",
+            f"No workflow of the type 'Greeting' is known here. The types are {known}. Name its module.",
         )
     ]
 
@@ -338,7 +341,7 @@ async def test_worker_process_says_what_it_serves_and_drains(
             "address": server.address,
             "namespace": "default",
             "task_queue": settings.task_queue,
-            "workflows": ["Steps", "Typed"],
+            "workflows": sorted(["Typed", *OURS]),
             "agents": ["echo", "slow"],
             "store": None,
             "encrypted": False,
@@ -380,9 +383,14 @@ async def test_worker_process_leaves_at_once_at_the_second_signal(
         handle = await client.start_workflow("Steps", phases, id=new_id(), task_queue=settings.task_queue)
         await step_has_begun(handle)
         worker.process.send_signal(signal.SIGTERM)
+        worker.process.send_signal(signal.SIGTERM)  # as `timeout` does: one wish, heard twice
         await worker.until("draining")
-        worker.process.send_signal(signal.SIGTERM)
-        assert (await worker.until("leaving at once"))["signal"] == "SIGTERM"
+        insisting = asyncio.create_task(worker.until("leaving at once"))
+        while not insisting.done():
+            with suppress(ProcessLookupError):  # it has just left
+                worker.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.05)
+        assert (await insisting)["signal"] == "SIGTERM"
         assert await worker.ended() == 128 + signal.SIGTERM
     await handle.terminate()
 
@@ -396,6 +404,21 @@ async def test_worker_process_waits_for_a_server_that_is_not_up(agents: Path) ->
         assert first["reason"].startswith(f"Temporal at '{address}' cannot be reached.")
         worker.process.send_signal(signal.SIGINT)
         assert await worker.ended() == 0
+
+
+async def test_worker_process_warns_of_a_service_without_a_store(
+    server: LocalServer, settings: Settings, agents: Path
+) -> None:
+    """Where Temporal is on another machine, workers are too, and large checkpoints need a place."""
+    elsewhere = server.address.replace("127.0.0.1", "0.0.0.0")  # the same server, by an address that is not local
+    options = ["--agents", str(agents), "--task-queue", settings.task_queue, "--address", elsewhere]
+    async with served(*options) as worker:
+        assert (await worker.until("serving"))["store"] is None
+        warned = await worker.until(
+            "no store: checkpoints over 3 KB are not kept, so after a crash such steps begin anew. "
+            "Set PERDURE_BLOBS to a folder that every worker reaches"
+        )
+        assert warned["level"] == "warning"
 
 
 @pytest.mark.parametrize(
@@ -413,6 +436,19 @@ async def test_worker_process_waits_for_a_server_that_is_not_up(agents: Path) ->
             f"SettingsRejected: The setting 'workflows' names '{SAMPLES}:Nope', and 'Nope' is not there. "
             f"The workflows of '{SAMPLES}' are: 'Greeting', 'Typed'.\n",
             id="workflow",
+        ),
+        pytest.param(
+            [],
+            {"PERDURE_WORKSPACE": "/no/such"},
+            "SettingsRejected: PERDURE_WORKSPACE is '/no/such', and there is no such folder.\n",
+            id="workspace",
+        ),
+        pytest.param(
+            ["--blobs", "/no/mount/blobs"],
+            {},
+            "SettingsRejected: PERDURE_BLOBS is '/no/mount/blobs', and there is no folder '/no/mount'. "
+            "Mount it, or make it.\n",
+            id="blobs",
         ),
         pytest.param(
             [],

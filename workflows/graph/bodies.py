@@ -58,9 +58,6 @@ from workflows.window import sliding_window
 
 MAX_PROMPT_LENGTH = 500
 # In an event; the query `approvals` has all of it.
-MAX_RENDERED_BYTES = 8_000_000
-# Of a value with its references replaced. A loop that writes `{{text}}{{text}}` doubles it each time, and the worker's
-# memory ends before the loop does.
 MAX_RENDERED_DEPTH = 100
 # Lists and objects in each other: a loop that writes `[{{list}}]` adds one each time, and a result nested more than
 # about 250 deep cannot be written as JSON.
@@ -98,6 +95,17 @@ class Scope:
         referred = None if self.referred is None else ChainMap(layer, self.referred)
         return replace(self, state=ChainMap(layer, self.state), layer=(*self.layer, *layer), referred=referred)
 
+    def snapshot(self) -> dict[str, JsonValue]:
+        """A copy of the state, as one dict: reading a `ChainMap` key by key takes twenty times as long."""
+        merged: dict[str, JsonValue] = {}
+        for layer in reversed(_layers(self.state)):
+            merged.update(layer)
+        return merged
+
+
+def _layers(state: State) -> list[State]:
+    return [inner for each in state.maps for inner in _layers(each)] if isinstance(state, ChainMap) else [state]
+
 
 def _refuse_overgrown(value: JsonValue) -> None:
     depth, inner = 0, [value]
@@ -105,8 +113,9 @@ def _refuse_overgrown(value: JsonValue) -> None:
         depth += 1
         if depth >= MAX_RENDERED_DEPTH:
             raise StageFailed(f"with its references replaced, a value nests more than {MAX_RENDERED_DEPTH} deep")
-    if not wire.fits(value, MAX_RENDERED_BYTES):
-        size, limit = wire.size(value) / 1e6, MAX_RENDERED_BYTES / 1e6
+    # A loop that writes `{{text}}{{text}}` doubles it each time, and the worker's memory ends before the loop does.
+    if not wire.fits(value):
+        size, limit = wire.size(value) / 1e6, wire.MAX_PAYLOAD_BYTES / 1e6
         raise StageFailed(f"with its references replaced, a value is {size:.1f} MB and the limit is {limit:.1f} MB")
 
 
@@ -155,7 +164,7 @@ async def coordinate(scope: Scope, step: PatternStep) -> StageOutput:
         agent.model_copy(update={"system_prompt": as_text(scope.rendered(agent.system_prompt))})
         for agent in step.agents
     )
-    asked = step.model_copy(update={"task": task, "agents": agents})
+    asked = step.model_copy(update={"task": task, "agents": agents, "config": scope.rendered(step.config)})
     try:
         output = await run_pattern(frame.owner, asked, scope.state)
     except PatternFailed as failure:
@@ -173,11 +182,11 @@ async def act(scope: Scope, proposal: ActionProposal) -> ProposalResult:
     actions = tuple(
         action.model_copy(update={"parameters": scope.rendered(action.parameters)}) for action in proposal.actions
     )
-    course = Course(proposal.model_copy(update={"actions": actions}), scope.state)
-    frame = scope.frame
+    frame, found = scope.frame, scope.snapshot()
+    course = Course(proposal.model_copy(update={"actions": actions}), found)
     try:
         result = await run_proposal(
-            frame.run, course.proposal, scope.state, cache=frame.cache, policies=frame.policies, course=course
+            frame.run, course.proposal, found, cache=frame.cache, policies=frame.policies, course=course
         )
     except asyncio.CancelledError:
         frame.left = ProposalOutput(result=course.result(duration_ms=0))
@@ -207,7 +216,10 @@ async def ask(scope: Scope, step: ApprovalStep) -> StageOutput:
     run.tell(ApprovalResolved(id=request.id, answered_by=answer.answered_by, by_deadline=by_deadline))
     scope.state[step.output_key] = answer.response
     if isinstance(answer.response, dict):
-        scope.state.update({f"{step.output_key}.{name}": value for name, value in answer.response.items()})
+        given = {field.name: None for field in step.fields} | answer.response  # an optional field left out is null
+            field.name: None for field in step.fields
+        } | answer.response  # optional fields that were left out: null
+        scope.state.update({f"{step.output_key}.{name}": value for name, value in given.items()})
     return ApprovalOutput(response=answer.response, answered_by=answer.answered_by)
 
 
@@ -321,7 +333,7 @@ async def deliver(scope: Scope, step: DeliverStep) -> StageOutput:
         except StageFailed as failed:
             errors.append(str(failed))
             results.append(
-                failed.output.result if isinstance(failed.output, ProposalOutput) else _refused(sink, failed)
+                failed.output.result if isinstance(failed.output, ProposalOutput) else _refused(sink, str(failed))
             )
         except asyncio.CancelledError:
             cut_off = [left.result for left in _left(scope) if isinstance(left, ProposalOutput)]

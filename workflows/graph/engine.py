@@ -183,7 +183,7 @@ def _report(
             error=error,
         )
     )
-    record.is_done = True
+    record.is_done, record.has_failed = True, error is not None
     told = None if error is None else cut(error, MAX_ERROR_LENGTH)
     run.tell(StageFinished(stage=stage.id, index=record.index, status=status, duration_ms=duration_ms, error=told))
     run.tell_if_exhausted()
@@ -213,7 +213,9 @@ def _write_down(frame: Frame, stage: Stage, output: StageOutput, error: str | No
     if error is not None:
         frame.state[f"stage.{stage.id}.error"] = error
         return
-    frame.state[f"stage.{stage.id}.answer"] = answer_of(output)
+    answer = answer_of(output)
+    frame.pace.charge(len(answer))
+    frame.state[f"stage.{stage.id}.answer"] = answer
     if stage.compensation is not None:
         frame.saga.push(stage.id, _undoing(frame, stage))
 

@@ -7,48 +7,72 @@ Law: whatever a graph does, one activation does a bounded part of it.
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from collections.abc import Generator
+from typing import TypeVar
 
 from temporalio import workflow
 
-MOST_AT_ONCE = 100.0
-# Stages, or items of a `for_each`, in one activation: about 0.1 s on a slow core.
-KEYS_OF_A_STAGE = 1_000
+from workflows import calls
+from workflows.deadline import all_ended
+
+T = TypeVar("T")
+
+MOST_AT_ONCE = 200.0
+# Stages, or items of a `for_each`, in one activation: about 0.1 s of a slow core.
+KEYS_OF_A_STAGE = 3_000
 # Reading and copying a state of so many keys takes about as long as running a small stage.
-PAUSE = timedelta(milliseconds=1)
-# A timer costs the history two events and a workflow task; its length does not matter.
+CHARACTERS_OF_A_STAGE = 10_000
+# Writing an answer of so many as JSON, and measuring it, does too.
 
 
 class Pace:
-    """What the current activation may still do; one for the whole run."""
+    """What may still be done before a pause; one for the whole run.
+
+    It counts everything, also what waited for an activity: to know what happened in this activation alone it would have
+    to ask Temporal, and a pause costs one event of the history for hundreds.
+    """
 
     def __init__(self) -> None:
-        self._activation = -1
         self._done = 0.0
         self._is_pausing = False
 
     async def keep(self, state_keys: int) -> None:
-        """Return at once, or after a pause where this activation has done enough."""
-        cost = 1 + state_keys / KEYS_OF_A_STAGE
-        while not self._has_taken(cost):
+        """Return at once, or after a pause where enough was done."""
+        while self._done >= MOST_AT_ONCE:
             await self.pause()
+        self._done += 1 + state_keys / KEYS_OF_A_STAGE
+
+    def charge(self, characters: int) -> None:
+        """Count an answer that was written."""
+        self._done += characters / CHARACTERS_OF_A_STAGE
 
     async def pause(self) -> None:
-        """Give the worker back; those who ask meanwhile share one timer."""
+        """Give the worker back; those who ask meanwhile wait for the same pause."""
         if self._is_pausing:
             await workflow.wait_condition(lambda: not self._is_pausing)
             return
         self._is_pausing = True
         try:
-            await workflow.sleep(PAUSE, summary="a pause: much was done at once")
+            await calls.give_way()
+            self._done = 0.0
         finally:
             self._is_pausing = False
 
-    def _has_taken(self, cost: float) -> bool:
-        activation = workflow.info().get_current_history_length()
-        if activation != self._activation:
-            self._activation, self._done = activation, 0.0
-        if self._done >= MOST_AT_ONCE:
-            return False
-        self._done += cost
-        return True
+
+async def in_parts(work: Generator[None, None, T]) -> T:
+    """What long work comes to, with a pause wherever it yields; a cancel meanwhile does not stop it."""
+    task = asyncio.create_task(_in_parts(work))
+    await all_ended([task])
+    return task.result()
+
+
+async def _in_parts(work: Generator[None, None, T]) -> T:
+    pace = Pace()
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        await pace.pause()

@@ -1,0 +1,272 @@
+"""`perdure approvals` and `approve`: what waits for a person, and their answer.
+
+Law: the run decides whether an answer is taken, and a refusal is told in its own words; it then keeps waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import click
+from temporalio.client import (
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.exceptions import FailureError
+from temporalio.service import RPCError, RPCStatusCode
+
+from runtime.commands.answers import given_answer, told_fields
+from runtime.commands.options import COMPLETED, Common, Fault, run_argument, shared, workflows_option
+from runtime.commands.session import Session, execute, faults, print_json, tell
+from runtime.listing import list_runs
+from runtime.report import answer_command, moment, one_line
+from runtime.watching import Json, NoAnswer, NotBegun, RunReader, has_worker, no_worker
+from workflows.approvals import ApprovalRequest
+from workflows.wire import RESOLVE_APPROVAL_UPDATE, SEEN_STORE_WORKFLOW
+
+ANSWER_LIMIT = timedelta(seconds=10)
+# A live worker takes an answer in milliseconds, and right after a restart it replays the run first.
+
+BEGIN_LIMIT = timedelta(seconds=2)
+PAUSE = timedelta(milliseconds=100)
+# A worker that is there begins a run within milliseconds; where it does not, waiting longer would not help.
+
+MOST_RUNS = 1_000
+ASKED_AT_ONCE = 8
+# Each run is asked for itself; more at once would only wait for each other in the worker.
+
+
+@click.command("approvals")
+@click.argument("run", required=False, metavar="[RUN]")
+@click.option("--task-queue", metavar="NAME", help="The task queue whose runs to ask (PERDURE_TASK_QUEUE).")
+@workflows_option
+@shared
+def approvals(common: Common, run: str | None, task_queue: str | None, workflows: tuple[str, ...]) -> int:
+    """List what waits for a person's answer, in RUN or in every open run."""
+
+    async def body(session: Session) -> int:
+        readers = [await session.reader(run)] if run else await _open_runs(session)
+        readers = [reader for reader in readers if reader.info.is_open]
+        async with _answering(session, readers):
+            found = await _waiting_in(readers, is_one=run is not None)
+        if common.is_json:
+            print_json([{"run": name, **asked.model_dump(mode="json")} for name, asked in found])
+            return COMPLETED
+        for name, asked in found:
+            _show(name, asked, common.place)
+        if not found:
+            tell("Nothing waits for an answer.")
+        return COMPLETED
+
+    return execute(common, body, workflows=workflows, task_queue=task_queue)
+
+
+async def _open_runs(session: Session) -> list[RunReader]:
+    """The open runs that may ask a person."""
+    queue = session.settings.task_queue
+    runs = await list_runs(session.client, queue, "running", MOST_RUNS)
+    if len(runs) == MOST_RUNS:
+        tell(f"Task queue {queue!r} has more open runs than the {MOST_RUNS:,} asked here; name the run you mean.")
+    if runs and not session.common.is_local and not await has_worker(session.client, queue):
+        raise NoAnswer(no_worker(queue))
+    return [
+        RunReader(session.client, info, session.settings, session.workflows)
+        for info in runs
+        if info.type != SEEN_STORE_WORKFLOW
+    ]
+
+
+@asynccontextmanager
+async def _answering(session: Session, readers: Sequence[RunReader]) -> AsyncIterator[bool]:
+    """With `--local` and no worker, bring one that answers and starts no step: its agents may be others than the run's.
+
+    Gives whether it did.
+    """
+    if not session.common.is_local or not readers or await _is_answered(session, readers[0]):
+        yield False
+        return
+    async with session.worker(no_remote_activities=True):
+        yield True
+
+
+async def _is_answered(session: Session, reader: RunReader) -> bool:
+    """Whether a worker answers for a run. One that is gone stays listed for minutes, so it is asked."""
+    if not await has_worker(session.client, session.settings.task_queue):
+        return False
+    try:
+        await reader.approvals()
+    except NoAnswer as silent:
+        return isinstance(silent.__cause__, WorkflowQueryFailedError)
+    return True
+
+
+async def _waiting_in(readers: Sequence[RunReader], *, is_one: bool) -> list[tuple[str, ApprovalRequest]]:
+    """Run and request of everything that waits, the oldest first. A run that cannot be read is told."""
+    free = asyncio.Semaphore(ASKED_AT_ONCE)
+
+    async def ask(reader: RunReader) -> list[tuple[str, ApprovalRequest]]:
+        async with free:
+            try:
+                return [(reader.info.id, asked) for asked in await _waiting(reader)]
+            except NotBegun:
+                return []
+            except NoAnswer as silent:
+                if is_one:
+                    raise
+                if not isinstance(silent.__cause__, WorkflowQueryFailedError):  # else it has nothing to ask with
+                    tell(str(silent))
+                return []
+
+    found = await asyncio.gather(*(ask(reader) for reader in readers))
+    return sorted((each for of_run in found for each in of_run), key=lambda each: each[1].asked)
+
+
+async def _waiting(reader: RunReader) -> list[ApprovalRequest]:
+    """What waits in a run, once it has begun."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    while True:
+        try:
+            return [ApprovalRequest.model_validate(asked) for asked in await reader.approvals()]
+        except NotBegun:
+            if loop.time() - begun > BEGIN_LIMIT.total_seconds():
+                raise
+        await asyncio.sleep(PAUSE.total_seconds())
+
+
+def _show(run: str, asked: ApprovalRequest, place: str) -> None:
+    until = f", waits until {moment(asked.deadline)}" if asked.deadline else ""
+    click.echo(f"{run}  {asked.id}  stage {asked.stage!r}, asked {moment(asked.asked)}{until}")
+    for line in (*asked.prompt.splitlines(), *told_fields(asked), answer_command(run, asked.id, place)):
+        click.echo(f"  {line}")
+
+
+@click.command("approve")
+@run_argument
+@click.argument("approval", required=False, metavar="[ID]")
+@click.option(
+    "--field", "fields", multiple=True, metavar="NAME=VALUE", help="The value of a field; may be given again."
+)
+@click.option("--response", metavar="JSON", help="The whole answer, instead of --field.")
+@click.option("--deny", is_flag=True, help="Say no, where one field or none decides.")
+@click.option("--by", metavar="NAME", help="Who answers. Default: your login name.")
+@workflows_option
+@shared
+def approve(
+    common: Common,
+    run: str,
+    approval: str | None,
+    fields: tuple[str, ...],
+    response: str | None,
+    deny: bool,
+    by: str | None,
+    workflows: tuple[str, ...],
+) -> int:
+    """Answer what a run waits for a person to decide. The first answer counts.
+
+    ID is an approval or its stage; it can be left out where one approval waits. On a terminal the fields are asked for
+    where none are given. An approval without fields is answered with {"approved": true}, or false with --deny.
+    """
+    with faults():
+        who = by or _login_name()
+
+    async def body(session: Session) -> int:
+        reader = await session.reader(run)
+        if not reader.info.is_open:
+            raise Fault(await _told_of_ended(reader, approval))
+        async with _answering(session, [reader]) as is_brought:
+            asked = await _chosen(reader, approval)
+            answer = given_answer(reader.info.id, asked, fields, response, is_denied=deny)
+            taken = await _send(reader, {"id": asked.id, "response": answer, "answered_by": who})
+        if common.is_json:
+            print_json({"run": reader.info.id, **taken})
+            return COMPLETED
+        told = one_line(json.dumps(taken["response"], ensure_ascii=False))
+        click.echo(f"Approval {asked.id!r} of run {reader.info.id!r} was answered by {who!r}: {told}")
+        if is_brought:
+            tell(f"The run goes on at the next --local: `perdure watch {reader.info.id}{common.place}`.")
+        return COMPLETED
+
+    return execute(common, body, workflows=workflows)
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:  # no variable names a user, and the system knows none of this number
+        raise Fault("Your login name is not known. Say who answers with --by NAME.") from error
+
+
+async def _chosen(reader: RunReader, name: str | None) -> ApprovalRequest:
+    """The approval of an id or a stage; without a name the only one that waits."""
+    waiting = await _waiting(reader)
+    fitting = [asked for asked in waiting if name in (None, asked.id)] or [
+        asked for asked in waiting if asked.stage == name
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    known = ", ".join(repr(asked.id) for asked in waiting)
+    if fitting:
+        raise Fault(f"Run {reader.info.id!r} waits for {len(fitting)} approvals: {known}. Name the one you answer.")
+    told = None if name is None else await _how_answered(reader, name)
+    if told is not None:
+        raise Fault(told)
+    found = f"Run {reader.info.id!r} waits for no approval" + ("" if name is None else f" {name!r}")
+    raise Fault(f"{found}. {f'It waits for {known}.' if waiting else 'Nothing waits in it.'}")
+
+
+async def _told_of_ended(reader: RunReader, name: str | None) -> str:
+    """Why nothing can be answered in a run that has ended."""
+    told = None
+    if name is not None:
+        with suppress(NoAnswer):  # its end says enough
+            told = await _how_answered(reader, name)
+    ended = f"Run {reader.info.id!r} has ended ({reader.info.status})"
+    return f"{told} {ended}." if told else f"{ended}, and nothing waits in it."
+
+
+async def _how_answered(reader: RunReader, name: str) -> str | None:
+    """By whom an approval was answered, as the events tell; None where they do not."""
+    events = [envelope["event"] for envelope in (await reader.all_events())["events"]]
+    ids = {event["id"] for event in events if event["type"] == "approval_asked" and event["stage"] == name} | {name}
+    for event in reversed(events):
+        if event["type"] == "approval_resolved" and event["id"] in ids:
+            approval = f"Approval {event['id']!r} of run {reader.info.id!r}"
+            if event.get("by_deadline"):
+                return f"{approval} was decided by its deadline."
+            by = f" by {event['answered_by']!r}" if event.get("answered_by") else ""
+            return f"{approval} was answered already{by}. The first answer counts."
+    return None
+
+
+async def _send(reader: RunReader, answer: Json) -> Json:
+    """What the run has taken down."""
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT.total_seconds()):
+            taken: Json = await reader.handle.execute_update(RESOLVE_APPROVAL_UPDATE, answer)
+            return taken
+    except WorkflowUpdateFailedError as error:
+        raise Fault(f"The answer was refused: {_message(error.cause)}") from error
+    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+        queue = reader.info.task_queue
+        why = f"no worker of task queue {queue!r} has taken it for {ANSWER_LIMIT.total_seconds():g} s"
+        raise NoAnswer(
+            f"The answer was sent, and {why}. It may still be taken: look with `perdure approvals {reader.info.id}`."
+        ) from error
+    except RPCError as error:
+        if error.status is RPCStatusCode.UNAVAILABLE:
+            raise
+        if not (await reader.refresh()).is_open:
+            raise Fault(await _told_of_ended(reader, answer["id"])) from error
+        raise Fault(f"Temporal did not pass the answer on: {error.message}.") from error
+
+
+def _message(cause: Any) -> str:
+    return cause.message if isinstance(cause, FailureError) else str(cause)

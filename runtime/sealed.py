@@ -1,0 +1,49 @@
+"""What a process without a key says of a payload that is encrypted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client
+from temporalio.converter import PayloadCodec
+
+from workflows.errors import PayloadLocked
+
+SEALED_ENCODING = b"binary/encrypted"
+"""The `encoding` of a payload that `runtime.codec` sealed."""
+
+
+class KeylessCodec(PayloadCodec):
+    """Leaves every payload as it is, and names the remedy where one needs a key.
+
+    Without it the SDK says only that it does not know the encoding, and of a failure it shows `Encoded failure`.
+    """
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """See base class."""
+        return list(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """The payloads as they are. Raises `PayloadLocked` where one is encrypted."""
+        for payload in payloads:
+            if payload.metadata.get("encoding") == SEALED_ENCODING:
+                name = payload.metadata["key"].decode(errors="replace")
+                raise PayloadLocked(
+                    f"A payload is encrypted with the key {name!r}, and there is none here. "
+                    "Set PERDURE_CODEC_KEY to that key."
+                )
+        return list(payloads)
+
+
+def reading(client: Client) -> Client:
+    """The client, for reading runs: it says so where it lacks the key of what it reads.
+
+    Only for reading: a codec costs a worker each payload of each step.
+    """
+    config = client.config(active_config=True)
+    converter = config["data_converter"]
+    config["data_converter"] = replace(converter, payload_codec=converter.payload_codec or KeylessCodec())
+    config["plugins"] = []  # they have done their part
+    return Client(**config)

@@ -1,0 +1,319 @@
+"""Stage graphs and approvals through the command, against a real server.
+
+The folder, its server and its worker are made as for `test_command`, once for this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workflow import test_command as commanding
+from tests.workflow.test_command import SERVED, STARTER, WAIT_SECONDS, Perdure, Place, Ran
+
+place = commanding.place
+_served = commanding._served
+perdure = commanding.perdure
+remote = commanding.remote
+
+SHIP = """
+id: ship
+name: Ship it
+start: plan
+stages:
+  - id: plan
+    step: {type: pattern, pattern: swarm_parallel, task: "plan {{what}}", agents: [{name: echo}, {name: brief}]}
+    compensation:
+      type: proposal
+      proposal: {actions: [{type: state_write, parameters: {key: plan, value: withdrawn}}]}
+  - id: review
+    step:
+      type: approval
+      prompt: "Ship {{what}}?"
+      output_key: verdict
+      fields:
+        - {name: decision, label: Your decision, options: ["yes", "no"], required: true}
+        - {name: note}
+  - id: check
+    step:
+      type: proposal
+      proposal: {actions: [{type: assertion, preconditions: [{key: verdict.decision, value: "yes"}]}]}
+edges:
+  - {from: plan, to: review}
+  - {from: review, to: check}
+"""
+
+PLAIN = """
+id: plain
+name: Plain
+start: ask
+stages: [{id: ask, step: {type: approval, prompt: Well?, output_key: well}}]
+"""
+
+SECOND = {
+    "id": "second",
+    "name": "Second",
+    "start": "again",
+    "stages": [
+        {
+            "id": "again",
+            "step": {
+                "type": "pattern",
+                "pattern": "swarm_parallel",
+                "task": "again: {{stage.only.answer}}",
+                "agents": [{"name": "echo"}],
+            },
+        }
+    ],
+}
+FIRST = {
+    "id": "first",
+    "name": "First",
+    "start": "only",
+    "stages": [
+        {
+            "id": "only",
+            "step": {
+                "type": "pattern",
+                "pattern": "swarm_parallel",
+                "task": "think of {{what}}",
+                "agents": [{"name": "echo"}],
+            },
+        }
+    ],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _graphs(place: Place) -> None:
+    """The graphs of this module, where its commands run."""
+    (place.folder / "ship.yaml").write_text(SHIP)
+    (place.folder / "plain.yml").write_text(PLAIN)
+    (place.folder / "first.json").write_text(json.dumps(FIRST))
+    (place.folder / "second.json").write_text(json.dumps(SECOND))
+
+
+def _started(remote: Perdure, name: str, file: str, *options: str) -> None:
+    ran = remote("run", file, "--id", name, "--detach", *options)
+    assert (ran.code, ran.out) == (0, f"{name}\n"), ran.err
+
+
+def _waiting(remote: Perdure, name: str) -> list[dict[str, Any]]:
+    """What waits in a run, as soon as something does."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        listed = remote("approvals", name, "--json")
+        if listed.code == 0 and listed.value:
+            found: list[dict[str, Any]] = listed.value
+            return found
+        assert time.monotonic() < deadline, listed
+
+
+def _ended(remote: Perdure, name: str) -> Ran:
+    return remote("result", name, "--wait", "--json")
+
+
+def test_graph_runs_to_its_report(remote: Perdure) -> None:
+    """A graph runs with the state that was given, and its end tells each stage; `result` has both."""
+    ran = remote("run", "first.json", "--id", "first", "--state", '{"what": "it"}')
+    assert (ran.code, ran.err) == (0, "Run 'first' has started.\n")
+    report = ran.out.splitlines()[-3:]
+    assert report[0].startswith("✓ graph 'first' completed, ")
+    assert report[1].startswith("  ✓ stage 'only' succeeded, ")
+    assert report[1].endswith(": [echo] think of it")
+    assert report[2].startswith("Run 'first' completed after ")
+    result = remote("result", "first")
+    assert (result.code, result.err.splitlines()) == (0, report)
+    assert result.value["final_state"]["what"] == "it"
+    assert remote("show", "first").out.splitlines()[-3:] == report
+
+
+def test_files_run_as_a_chain(remote: Perdure) -> None:
+    """Several files run one after the other, each on the state that the one before it left."""
+    ran = remote("run", "first.json", "second.json", "--state", '{"what": "it"}', "--json")
+    assert (ran.code, ran.err, ran.value["type"]) == (0, "", "Chain")
+    assert [(graph["workflow_id"], graph["status"]) for graph in ran.value["result"]] == [
+        ("first", "completed"),
+        ("second", "completed"),
+    ]
+    assert ran.value["result"][1]["stages"][0]["output"]["final_answer"] == "[echo]\nagain: [echo]\nthink of it"
+
+
+def test_graph_that_is_doubtful_is_not_started(remote: Perdure) -> None:
+    """A doubt ends the command with 2 before anything is started; --lenient starts, and the run itself fails."""
+    refused = remote("run", "first.json", "--id", "doubtful")
+    doubt = "first.json:1:142: doubt: stage 'only': '{{what}}' has no value: nothing in this graph produces 'what'.\n"
+    assert refused == Ran(
+        2, "", f"{doubt}first.json: 1 doubt; nothing was started. --lenient starts it all the same.\n"
+    )
+    assert remote("show", "doubtful").code == 2
+    ran = remote("run", "first.json", "--id", "doubtful", "--lenient", "--json")
+    assert (ran.code, ran.err, ran.value["failure"]) == (
+        1,
+        doubt,
+        {"type": "failed", "message": "only: '{{what}}' has no value: the state has no key 'what'"},
+    )
+    assert ran.value["result"]["status"] == "failed"
+
+
+def test_graph_is_checked_against_the_agents_that_local_serves(perdure: Perdure) -> None:
+    """With --local it is known who serves, so an agent that nobody has is told before the start."""
+    refused = perdure("run", "first.json", "--local", "--agents", "agents.toml", "--state", '{"what": 1}')
+    assert refused.code == 0, refused.err
+    Path("none.toml").write_text('[agents.other]\nexecutor = "echo"\n')
+    refused = perdure("run", "first.json", "--local", "--agents", "none.toml", "--state", '{"what": 1}')
+    assert refused.code == 2
+    assert "doubt: stage 'only': agent 'echo'" in refused.err
+
+
+def test_approval_is_listed_and_answered(remote: Perdure) -> None:
+    """What waits is listed with the command that answers it; a refused answer leaves it waiting."""
+    _started(remote, "ship", "ship.yaml", "--state", '{"what": "it"}')
+    (asked,) = _waiting(remote, "ship")
+    assert (asked["run"], asked["id"], asked["prompt"]) == ("ship", "1.review", "Ship it?")
+
+    listed = remote("approvals").out.splitlines()
+    assert listed[0].startswith("ship  1.review  stage 'review', asked ")
+    assert listed[1:] == [
+        "  Ship it?",
+        "  decision: Your decision (required, one of 'yes', 'no')",
+        "  note (optional)",
+        "  perdure approve ship 1.review",
+    ]
+    assert remote("show", "ship").out.splitlines()[-2:] == [
+        "… stage 'review' waits for an answer: Ship it?",
+        "  perdure approve ship 1.review",
+    ]
+
+    assert remote("approve", "ship") == Ran(
+        2,
+        "",
+        "Approval '1.review' of run 'ship' takes these fields:\n"
+        "  decision: Your decision (required, one of 'yes', 'no')\n"
+        "  note (optional)\n"
+        "Give each with --field NAME=VALUE, or all with --response JSON.\n",
+    )
+    assert remote("approve", "ship", "--field", "note=hm") == Ran(
+        2, "", "The answer was refused: field 'decision' is required and has no value.\n"
+    )
+    assert remote("approve", "ship", "nope") == Ran(
+        2, "", "Run 'ship' waits for no approval 'nope'. It waits for '1.review'.\n"
+    )
+    answered = remote("approve", "ship", "review", "--field", "decision=yes", "--by", "ann", "--json")
+    assert (answered.code, answered.value) == (
+        0,
+        {"run": "ship", "id": "1.review", "response": {"decision": "yes"}, "answered_by": "ann"},
+    )
+    ended = _ended(remote, "ship")
+    assert (ended.code, ended.value["result"]["status"]) == (0, "completed")
+    assert remote("approve", "ship", "review", "--field", "decision=no") == Ran(
+        2,
+        "",
+        "Approval '1.review' of run 'ship' was answered already by 'ann'. The first answer counts. "
+        "Run 'ship' has ended (completed).\n",
+    )
+    assert remote("approve", "ship") == Ran(2, "", "Run 'ship' has ended (completed), and nothing waits in it.\n")
+    assert remote("approvals") == Ran(0, "", "Nothing waits for an answer.\n")
+
+
+def test_denied_graph_tells_what_was_undone(remote: Perdure) -> None:
+    """--deny answers the field that decides; the run that fails then is told with its compensation, and exits 1."""
+    _started(remote, "denied", "ship.yaml", "--state", '{"what": "it"}')
+    _waiting(remote, "denied")
+    denied = remote("approve", "denied", "--deny", "--by", "bob")
+    assert (denied.code, denied.out, denied.err) == (
+        0,
+        "Approval '1.review' of run 'denied' was answered by 'bob': {\"decision\": \"no\"}\n",
+        "",
+    )
+    watched = remote("watch", "denied")
+    assert watched.code == 1
+    report = [line.partition(",")[0] for line in watched.out.splitlines()[-6:-1]]
+    assert report == [
+        "✗ graph 'ship' compensated",
+        "  ✓ stage 'plan' succeeded",
+        "  ✓ stage 'review' succeeded",
+        "  ✗ stage 'check' failed",
+        "  ✓ stage 'plan' undone",
+    ]
+    result = remote("result", "denied")
+    assert (result.code, result.value["status"]) == (1, "compensated")
+    assert result.err.splitlines() == watched.out.splitlines()[-6:]
+
+
+def test_approval_without_fields_is_answered_by_the_command_alone(remote: Perdure) -> None:
+    """Where nothing is to be filled in, `perdure approve` says yes."""
+    _started(remote, "plain", "plain.yml")
+    _waiting(remote, "plain")
+    assert remote("approve", "plain", "--by", "ann").out == (
+        "Approval '0.ask' of run 'plain' was answered by 'ann': {\"approved\": true}\n"
+    )
+    assert _ended(remote, "plain").value["result"]["final_state"]["well.approved"] is True
+
+
+def test_approval_without_a_worker_says_so(perdure: Perdure, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer needs a worker: without one the command says so soon, and --local brings one that starts no step."""
+    monkeypatch.setenv("PERDURE_TASK_QUEUE", "graphs-alone")
+    monkeypatch.setenv("TEMPORAL_ADDRESS", place.address)
+    _started(perdure, "alone", "plain.yml")
+    silent = Ran(1, "", "no worker is polling task queue 'graphs-alone'\n")
+    assert (perdure("approve", "alone"), perdure("approvals", "alone"), perdure("approvals")) == (silent,) * 3
+    monkeypatch.delenv("TEMPORAL_ADDRESS")
+    _waiting(lambda *arguments: perdure(*arguments, "--local"), "alone")
+    answered = perdure("approve", "alone", "--local", "--by", "ann")
+    assert (answered.code, answered.out) == (
+        0,
+        "Approval '0.ask' of run 'alone' was answered by 'ann': {\"approved\": true}\n",
+    )
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a terminal."""
+    ends = pty.openpty()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def test_person_at_a_terminal_is_asked(remote: Perdure, place: Place, terminal: tuple[int, int]) -> None:
+    """On a terminal the fields are asked for one after the other, until each has a value that it takes."""
+    _started(remote, "asked", "ship.yaml", "--state", '{"what": "it"}')
+    _waiting(remote, "asked")
+    ours, theirs = terminal
+    process = subprocess.Popen(
+        [sys.executable, str(STARTER), "approve", "asked", "--by", "ann", "--json"],
+        cwd=place.folder,
+        env={**os.environ, "TEMPORAL_ADDRESS": place.address, "PERDURE_TASK_QUEUE": SERVED},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    seen = ""
+    for question, typed in (
+        ("Ship it?\r\ndecision: Your decision (required, one of 'yes', 'no'): ", "\n"),
+        ("Field 'decision' is required.\r\ndecision: Your decision (required, one of 'yes', 'no'): ", "so\n"),
+        ("Field 'decision' is 'so', and takes one of 'yes', 'no'.\r\ndecision: Your decision", "yes\n"),
+        ("note (optional): ", "fine\n"),
+    ):
+        while question not in seen:
+            seen += os.read(ours, 65_536).decode()
+        os.write(ours, typed.encode())
+    out, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert json.loads(out) == {
+        "run": "asked",
+        "id": "1.review",
+        "response": {"decision": "yes", "note": "fine"},
+        "answered_by": "ann",
+    }
+    assert process.returncode == 0
