@@ -58,7 +58,8 @@ async def test_worker_that_stands_still_loses_its_step_and_its_late_answer_chang
         return all(work.finished is not None for work in diary.work() if work.task_id == "s0")
 
     await wait_until("the worker that stood still has done the step too", late_work_done)
-    assert [work.task_id for work in in_flight(diary)] == ["after-0"], "the late answer came after the run's end"
+    after = [work for work in diary.work() if work.task_id == "after-0"]  # it may not even have begun
+    assert all(work.finished is None for work in after), "the late answer came after the run's end"
     report = await report_of(run)
 
     first, second = [work for work in diary.work() if work.task_id == "s0"]
