@@ -11,13 +11,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
+# The agents of the examples call programs (ruff); those of the environment are the ones that are meant.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
 .PHONY: run test check crash bench clean
 
 run: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" perdure run examples.audit.workflow:Audit --local --agents examples/audit/agents.toml
+	$(BIN)/perdure run examples.audit.workflow:Audit --local --agents examples/audit/agents.toml
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

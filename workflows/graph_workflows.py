@@ -112,7 +112,7 @@ class StageGraph(GraphWorkflow):
 class ChainInput(Stored):
     """The input of `Chain`."""
 
-    graphs: tuple[Any, ...] = Field(min_length=1)
+    graphs: tuple[Any, ...]
     initial_state: dict[str, JsonValue] = Field(default_factory=dict)
 
 
@@ -126,6 +126,8 @@ class Chain(GraphWorkflow):
         if more:
             raise InputRejected(f"Chain takes one argument; it was given {len(more) + 1}.")
         asked = parse(ChainInput, {} if chain is None else chain, "Chain", InputRejected)
+        if not asked.graphs:
+            raise InputRejected("Chain: 'graphs' is empty; a chain has at least one graph.")
         graphs = [await self.judged(graph) for graph in asked.graphs]  # all of them, before the first begins
         results: list[WorkflowResult] = []
         state = asked.initial_state

@@ -20,9 +20,10 @@ T = TypeVar("T")
 
 KEPT_OUTPUT_BYTES = 10_000
 # A text up to this stays whole; a larger one is replaced by its size and hash.
-PART_BYTES = 1_000_000
+PART_BYTES = 200_000
 STAGE_BYTES = 1_000
-# Measuring so much takes some hundredths of a second; a stage takes as long as so many bytes, however small it is.
+# Measuring so much, in many small values, takes about a tenth of a second; a stage takes as long as so many bytes,
+# however small it is.
 
 
 def lightened(value: T) -> T:

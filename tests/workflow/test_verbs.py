@@ -137,7 +137,7 @@ async def test_parallel_slides_a_window(world: World, window: int | None, at_onc
         most = max(most, running)
     assert most == at_once
     # While the first, slow one was running, the others went through the slots beside it.
-    assert begun_before_first_ended == (12 if at_once > 1 else 1)
+    assert begun_before_first_ended > at_once if at_once > 1 else begun_before_first_ended == 1
 
 
 async def test_phase_tells_its_events(world: World) -> None:

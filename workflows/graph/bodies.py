@@ -37,6 +37,7 @@ from workflows.graph.definition import (
 )
 from workflows.graph.frame import Frame, State
 from workflows.graph.outputs import StageFailed, answer_of
+from workflows.graph.pace import history_is_full
 from workflows.graph.proposal import Course, failure
 from workflows.graph.results import (
     ActionResult,
@@ -58,6 +59,8 @@ from workflows.window import sliding_window
 
 MAX_PROMPT_LENGTH = 500
 # In an event; the query `approvals` has all of it.
+MAX_RENDERED_PARTS = 30_000
+# Lists and objects in one such value: checking and storing so many takes a quarter of a second, and none gives way.
 MAX_RENDERED_DEPTH = 100
 # Lists and objects in each other: a loop that writes `[{{list}}]` adds one each time, and a result nested more than
 # about 250 deep cannot be written as JSON.
@@ -112,11 +115,14 @@ def _refuse_overgrown(value: JsonValue) -> None:
     if not wire.fits(value):
         size, limit = wire.size(value) / 1e6, wire.MAX_PAYLOAD_BYTES / 1e6
         raise StageFailed(f"with its references replaced, a value is {size:.1f} MB and the limit is {limit:.1f} MB")
-    depth, level = 0, _containers([value])
+    depth, parts, level = 0, 0, _containers([value])
     while level:
-        depth, level = depth + 1, _containers(item for each in level for item in each)
+        depth, parts, level = depth + 1, parts + len(level), _containers(item for each in level for item in each)
         if depth >= MAX_RENDERED_DEPTH:
             raise StageFailed(f"with its references replaced, a value nests more than {MAX_RENDERED_DEPTH} deep")
+        if parts > MAX_RENDERED_PARTS:
+            told = f"more than {MAX_RENDERED_PARTS:,} lists and objects"
+            raise StageFailed(f"with its references replaced, a value holds {told}")
 
 
 def _containers(values: Iterable[Any]) -> list[Iterable[Any]]:
@@ -240,6 +246,8 @@ async def repeat(scope: Scope, step: LoopUntilStep) -> StageOutput:
     satisfied = False
     while len(outputs) < step.max_iterations and not satisfied:
         await scope.frame.pace.keep(len(scope.state))
+        if full := history_is_full():
+            raise StageFailed(full, _looped(outputs, satisfied))
         try:
             outputs.append(await run(scope, step.body))
         except StageFailed as failed:
@@ -272,6 +280,9 @@ async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
 
     async def one(index: int) -> None:
         await scope.frame.pace.keep(len(scope.state))
+        if full := history_is_full():
+            failures[index] = full
+            return
         layer: dict[str, JsonValue] = {"item": items[index], "index": index}
         try:
             outputs[index] = await run(scope.over(layer), step.body)

@@ -23,7 +23,7 @@ from workflows.graph.conditions import holds
 from workflows.graph.definition import Condition, GraphDefinition, ProposalCompensation, Stage, SubWorkflowStep
 from workflows.graph.frame import Frame, State
 from workflows.graph.outputs import StageFailed, answer_of
-from workflows.graph.pace import Pace
+from workflows.graph.pace import Pace, history_is_full
 from workflows.graph.policies import policies_of
 from workflows.graph.results import (
     EmptyOutput,
@@ -137,7 +137,7 @@ def _refusal(frame: Frame, following: str, stages: Mapping[str, Stage]) -> str |
         return "no start stage defined" if frame.executions == 0 else f"stage not found: '{following}'"
     if frame.executions >= frame.graph.max_iterations:
         return f"cycle limit reached after {frame.graph.max_iterations} iterations"
-    return None
+    return history_is_full()
 
 
 def _never_run(stage_id: str, name: str, error: str) -> StageResult:
