@@ -7,11 +7,13 @@ from typing import Any
 
 from temporalio import workflow
 
-from tests.support import World
 from workflows import AgentSpec, AgentWorkflow
 from workflows.graph.definition import PatternStep
 from workflows.graph.results import PatternOutput
 from workflows.patterns import PatternFailed, run_pattern, tournament, vote
+
+with workflow.unsafe.imports_passed_through():  # pytest and a worker, which no run needs a copy of
+    from tests.support import World
 
 AGENTS = Path(__file__).with_name("pattern_agents.toml").read_text()
 
