@@ -65,7 +65,7 @@ async def refusal(handle: Handle, answer: Any) -> str:
 
 
 async def test_approval_is_written_down_and_decides(world: World) -> None:
-    """§3: the answer at output_key, its fields below, its text at `stage.<id>.answer`; then the edges. Ours: who."""
+    """The answer at output_key, its fields below, its text at `stage.<id>.answer`; then the edges. Who answered is kept."""
     definition = graph(
         stage("ask", approval("Ship {{what}}?", fields=FIELDS)),
         stage("ship"),
@@ -123,7 +123,7 @@ async def test_approval_is_written_down_and_decides(world: World) -> None:
     ids=["missing", "null", "blank", "option", "true", "no object", "no response", "id", "unknown", "text"],
 )
 async def test_bad_answer_is_refused_and_the_run_keeps_waiting(world: World, answer: Any, told: str) -> None:
-    """§3: required fields and options; a refused answer leaves no trace in the history."""
+    """Required fields and options; a refused answer leaves no trace in the history."""
     handle = await world.start("StageGraph", graph(stage("ask", approval(fields=FIELDS))))
     await until_asked(handle)
     assert await refusal(handle, answer) == told
@@ -135,7 +135,7 @@ async def test_bad_answer_is_refused_and_the_run_keeps_waiting(world: World, ans
 
 @pytest.mark.parametrize("response", ["yes", None, 0, [1, {"a": 2}], {"any": "thing"}], ids=repr)
 async def test_approval_without_fields_takes_anything(world: World, response: Any) -> None:
-    """§3: without fields there is nothing to check."""
+    """Without fields there is nothing to check."""
     handle = await world.start("StageGraph", graph(stage("ask", approval())))
     await until_asked(handle)
     await resolve(handle, {"id": "0.ask", "response": response})
@@ -143,7 +143,7 @@ async def test_approval_without_fields_takes_anything(world: World, response: An
 
 
 async def test_approval_is_answered_exactly_once(world: World) -> None:
-    """§3: two people at once; one is taken, the other is told who was first."""
+    """Two people at once; one is taken, the other is told who was first."""
     handle = await world.start("StageGraph", row(stage("ask", approval()), stage("next", approval())))
     await until_asked(handle)
     names = ("ada", "bob")
@@ -192,7 +192,7 @@ async def test_stage_that_asks_again_asks_under_another_id(world: World) -> None
 
 
 async def test_deadline_fails_the_stage(world: World) -> None:
-    """Ours: timeout_ms with on_timeout fail, the default; the request says until when."""
+    """Timeout_ms with on_timeout fail, the default; the request says until when."""
     handle = await world.start(
         "StageGraph", row(stage("a", compensation=undo(back=1)), stage("ask", approval(timeout_ms=900)))
     )
@@ -207,7 +207,7 @@ async def test_deadline_fails_the_stage(world: World) -> None:
 
 
 async def test_deadline_gives_the_default_answer(world: World) -> None:
-    """Ours: on_timeout with an answer; the event says that no person gave it."""
+    """On_timeout with an answer; the event says that no person gave it."""
     step = approval(fields=FIELDS, timeout_ms=300, on_timeout={"go": "no"})
     handle = await world.start("StageGraph", graph(stage("ask", step)))
     result = timeless(await handle.result())
@@ -218,7 +218,7 @@ async def test_deadline_gives_the_default_answer(world: World) -> None:
 
 
 async def test_answer_before_the_deadline_counts(world: World) -> None:
-    """Ours: first answer wins; the deadline that follows changes nothing."""
+    """First answer wins; the deadline that follows changes nothing."""
     step = approval(timeout_ms=20_000, on_timeout={"late": True})
     handle = await world.start("StageGraph", graph(stage("ask", step)))
     await until_asked(handle)
@@ -227,7 +227,7 @@ async def test_answer_before_the_deadline_counts(world: World) -> None:
 
 
 async def test_unanswered_question_can_be_routed(world: World) -> None:
-    """Ours: on_failure route goes on where nobody answers."""
+    """On_failure route goes on where nobody answers."""
     definition = graph(
         stage("ask", approval(timeout_ms=300), on_failure="route"),
         stage("other"),
@@ -238,7 +238,7 @@ async def test_unanswered_question_can_be_routed(world: World) -> None:
 
 
 async def test_approval_inside_a_sub_workflow(world: World) -> None:
-    """Ours: a frame of the same run, so the same query and update serve it."""
+    """A frame of the same run, so the same query and update serve it."""
     inner = nested(stage("ask", approval("Inner?")), stage("then", writes(n="{{answer}}")), edges=[edge("ask", "then")])
     handle = await world.start("StageGraph", graph(stage("sub", inner)))
     [request] = await until_asked(handle)
@@ -267,7 +267,7 @@ async def test_cancelled_run_takes_its_question_back(world: World) -> None:
 
 
 async def test_waiting_for_a_person_is_in_the_current_details(world: World) -> None:
-    """architecture.md: the stock UI says who must act."""
+    """The stock UI says who must act."""
     handle = await world.start("StageGraph", graph(stage("ask", approval("Ship it?"))))
     await until_asked(handle)
     details = await handle.query("__temporal_workflow_metadata")

@@ -43,7 +43,7 @@ async def world(client: Client) -> AsyncIterator[World]:
 
 
 async def test_graph_brings_its_whole_result(world: World) -> None:
-    """§2.2, §2.3.4: the graph's name, each stage with its tagged output, and the state with each stage's keys."""
+    """The graph's name, each stage with its tagged output, and the state with each stage's keys."""
     definition = row(
         stage("say", asks("echo", "hello"), name="Say hello"),
         stage("note", proposal(write("seen", [1]), call("calculate", expression="2 * 21"))),
@@ -100,7 +100,7 @@ async def test_graph_brings_its_whole_result(world: World) -> None:
 
 
 async def test_start_that_is_unknown_starts_nothing(world: World) -> None:
-    """§2.3.1, §2.5: a plain client's run is refused before it begins."""
+    """A plain client's run is refused before it begins."""
     handle = await world.start("StageGraph", graph(stage("a"), start="b"))
     assert await rejection_of(handle) == ("GraphRejected", "start stage 'b' does not exist")
     assert await events_of(handle) == []
@@ -122,14 +122,14 @@ async def test_start_that_is_unknown_starts_nothing(world: World) -> None:
     ids=["start", "edge", "stage_ref"],
 )
 async def test_graph_that_nobody_verified_ends_all_the_same(world: World, definition: Any, expected: Any) -> None:
-    """§2.3.1, §2.3.7: a program may hand over a graph that leads to no stage; the result says so."""
+    """A program may hand over a graph that leads to no stage; the result says so."""
     [_, result, _] = await world.run("Composed", {"graphs": [definition]})
     told = [(each["stage_id"], each.get("error")) for each in result["stages"]]
     assert (result["status"], told, undone(result)) == expected
 
 
 async def test_stage_ref_that_is_unknown_is_a_failed_compensation(world: World) -> None:
-    """§2.3.7: `stage not found: '<id>'`, and the others run."""
+    """`stage not found: '<id>'`, and the others run."""
     definition = row(stage("a", compensation=undo(back=1)), stage("b", compensation=ref("x")), stage("c", fails()))
     [_, result, _] = await world.run("Composed", {"graphs": [definition]})
     assert timeless(result["compensations"]) == [
@@ -139,7 +139,7 @@ async def test_stage_ref_that_is_unknown_is_a_failed_compensation(world: World) 
 
 
 async def test_first_edge_that_fits_is_followed(world: World) -> None:
-    """§2.3.6: edges are tried in the order of their declaration; no other is looked at."""
+    """Edges are tried in the order of their declaration; no other is looked at."""
     definition = graph(
         stage("a", writes(n=2)),
         stage("b"),
@@ -155,13 +155,13 @@ async def test_first_edge_that_fits_is_followed(world: World) -> None:
 
 
 async def test_stage_whose_edges_do_not_fit_ends_the_run(world: World) -> None:
-    """§2.3.6: no edge fits, so the run is completed."""
+    """No edge fits, so the run is completed."""
     definition = graph(stage("a"), stage("b"), edges=[edge("a", "b", when("n", 1, "exists"))])
     assert visits(await complete(world, definition)) == ["a"]
 
 
 async def test_loop_guard_counts_every_execution_and_compensates(world: World) -> None:
-    """§2.3.2 and Ours: one more than max_iterations fails, and what was done is undone."""
+    """One more than max_iterations fails, and what was done is undone."""
     definition = graph(
         stage("a", compensation=undo(back="a")),
         stage("b"),
@@ -176,7 +176,7 @@ async def test_loop_guard_counts_every_execution_and_compensates(world: World) -
 
 
 async def test_stage_that_is_too_late_fails_by_the_timer(world: World) -> None:
-    """§2.3.3: the timer decides although the step's own failure is data, and what it did is awaited."""
+    """The timer decides although the step's own failure is data, and what it did is awaited."""
     handle = await world.start("StageGraph", row(stage("a", asks("slow"), timeout_ms=400), stage("b")))
     result = await result_in_failure(handle)
     assert statuses(result) == [("a", "failed")]
@@ -190,18 +190,18 @@ async def test_stage_that_is_too_late_fails_by_the_timer(world: World) -> None:
 
 
 async def test_stage_that_is_in_time_is_not_touched_by_its_timer(world: World) -> None:
-    """§2.3.3: a timeout that does not come changes nothing."""
+    """A timeout that does not come changes nothing."""
     assert visits(await complete(world, graph(stage("a", asks("brief"), timeout_ms=20_000)))) == ["a"]
 
 
 async def test_timeout_of_nothing_runs_nothing(world: World) -> None:
-    """§2.3.3: 0 ms is over at once."""
+    """0 ms is over at once."""
     result = await fail(world, graph(stage("a", writes(n=1), timeout_ms=0)))
     assert result["final_state"] == {"stage.a.succeeded": False, "stage.a.error": "stage 'a' timed out after 0ms"}
 
 
 async def test_failure_ends_the_run_and_undoes_in_reverse(world: World) -> None:
-    """§2.3.5, §2.3.7: latest first, one for each execution, none for the failed stage nor where there is no handler."""
+    """Latest first, one for each execution, none for the failed stage nor where there is no handler."""
     definition = graph(
         stage("a", compensation=undo(last="a")),
         stage("b", compensation=undo(last="b")),
@@ -227,14 +227,14 @@ async def test_failure_ends_the_run_and_undoes_in_reverse(world: World) -> None:
 
 
 async def test_failure_without_anything_to_undo_is_failed(world: World) -> None:
-    """§2.3.5: no compensation ran -> failed; the execution fails with the stage and its error (Ours)."""
+    """No compensation ran -> failed; the execution fails with the stage and its error."""
     handle = await world.start("StageGraph", row(stage("a"), stage("b", fails())))
     assert await rejection_of(handle) == ("failed", f"b: {FAILURE}")
     assert (await handle.describe()).status is WorkflowExecutionStatus.FAILED
 
 
 async def test_failed_compensation_does_not_stop_the_others(world: World) -> None:
-    """§2.3.5, §2.3.7: what could not be undone is told, the rest is undone -> partially_compensated."""
+    """What could not be undone is told, the rest is undone -> partially_compensated."""
     broken = {"type": "proposal", "proposal": fails()["proposal"]}
     definition = row(
         stage("a", compensation=undo(back="a")),
@@ -252,7 +252,7 @@ async def test_failed_compensation_does_not_stop_the_others(world: World) -> Non
 
 
 async def test_compensation_by_a_stage_has_no_timeout(world: World) -> None:
-    """§2.3.7: stage_ref runs the stage's step without the stage's timeout."""
+    """Stage_ref runs the stage's step without the stage's timeout."""
     definition = graph(
         stage("a", compensation=ref("undo")),
         stage("b", fails()),
@@ -264,7 +264,7 @@ async def test_compensation_by_a_stage_has_no_timeout(world: World) -> None:
 
 
 async def test_compensation_leaves_what_stages_told(world: World) -> None:
-    """Ours: it changes no `stage.*` key, sees the writes of earlier ones, and `{{}}` reads the state at the failure."""
+    """It changes no `stage.*` key, sees the writes of earlier ones, and `{{}}` reads the state at the failure."""
     count = {"type": "loop_until", "max_iterations": 2, "body": writes(counted=True)}
     later = proposal(check("n", "undone b"), write("n", "undone a"), write("read", "{{n}}"))["proposal"]
     definition = graph(
@@ -291,7 +291,7 @@ async def test_compensation_leaves_what_stages_told(world: World) -> None:
 
 
 async def test_proposal_that_fails_writes_nothing(world: World) -> None:
-    """Ours: whatever its `skip` actions did, a proposal that did not succeed leaves the state alone."""
+    """Whatever its `skip` actions did, a proposal that did not succeed leaves the state alone."""
     skipped = {**call("fax"), "failure_behavior": "skip"}
     result = await fail(world, graph(stage("a", proposal(write("k", 1), skipped, write("l", 2)))))
     assert error_of(result, "a") == "stage 'proposal' failed: tool 'fax' is not registered"
@@ -299,7 +299,7 @@ async def test_proposal_that_fails_writes_nothing(world: World) -> None:
 
 
 async def test_failed_stage_can_be_routed(world: World) -> None:
-    """Ours: with on_failure route its edges come first; the run goes on, and completes."""
+    """With on_failure route its edges come first; the run goes on, and completes."""
     definition = graph(
         stage("a", fails(), on_failure="route"),
         stage("b"),
@@ -314,7 +314,7 @@ async def test_failed_stage_can_be_routed(world: World) -> None:
 
 
 async def test_failed_stage_without_a_route_compensates(world: World) -> None:
-    """Ours: where no edge fits, route is as good as compensate."""
+    """Where no edge fits, route is as good as compensate."""
     definition = graph(
         stage("a", compensation=undo(back=1)),
         stage("b", fails(), on_failure="route"),
@@ -326,7 +326,7 @@ async def test_failed_stage_without_a_route_compensates(world: World) -> None:
 
 
 async def test_cancelled_run_undoes_and_reports(world: World) -> None:
-    """Ours: type `cancelled`; what was in flight ends, what was done is undone, and the result tells both."""
+    """Type `cancelled`; what was in flight ends, what was done is undone, and the result tells both."""
     handle = await world.start(
         "StageGraph",
         row(
@@ -349,7 +349,7 @@ async def test_cancelled_run_undoes_and_reports(world: World) -> None:
 
 
 async def test_cancel_while_it_compensates_does_not_stop_that(world: World) -> None:
-    """Ours: compensation runs to its end, and the result is that of the failure."""
+    """Compensation runs to its end, and the result is that of the failure."""
     handle = await world.start(
         "StageGraph",
         graph(
@@ -368,7 +368,7 @@ async def test_cancel_while_it_compensates_does_not_stop_that(world: World) -> N
 
 
 async def test_references_are_replaced(world: World) -> None:
-    """Ours: in a task, a system prompt, a config, a parameter and a sub-workflow's initial state."""
+    """In a task, a system prompt, a config, a parameter and a sub-workflow's initial state."""
     definition = row(
         stage("ask", pattern("map_reduce", "echo", "brief", task="For {{who}}", items="{{items}}")),
         stage("write", proposal(write("copy", "{{items}}"), write("text", "{{who}}: {{items}}"))),
@@ -383,7 +383,7 @@ async def test_references_are_replaced(world: World) -> None:
 
 
 async def test_missing_key_fails_its_stage_and_is_named(world: World) -> None:
-    """Ours: a client's run goes on with a doubt, which is an event, and fails at the stage."""
+    """A client's run goes on with a doubt, which is an event, and fails at the stage."""
     handle = await world.start("StageGraph", row(stage("a"), stage("b", asks("echo", "{{wat}}"))))
     result = await result_in_failure(handle)
     assert error_of(result, "b") == "'{{wat}}' has no value: the state has no key 'wat'"
@@ -394,7 +394,7 @@ async def test_missing_key_fails_its_stage_and_is_named(world: World) -> None:
 
 @pytest.mark.parametrize("where", ["graph", "stage"])
 async def test_references_can_be_switched_off(world: World, where: str) -> None:
-    """Ours: `templates: false` in the metadata of the graph or of the stage."""
+    """`templates: false` in the metadata of the graph or of the stage."""
     off = {"metadata": {"templates": False}}
     definition = (
         graph(stage("a", writes(n="{{wat}}"), **off))
@@ -426,7 +426,7 @@ async def test_references_that_blow_up_fail_their_stage(world: World, value: Any
 
 
 async def test_goal_stands_before_every_task(world: World) -> None:
-    """§3: state key `goal`, and each pattern's task begins with it; nobody else's `goal` counts."""
+    """State key `goal`, and each pattern's task begins with it; nobody else's `goal` counts."""
     definition = row(stage("a", asks("echo", "Look")), goal="Be good", initial_state={"goal": "Be bad"})
     result = await complete(world, definition)
     assert result["final_state"]["stage.a.answer"] == "Overall goal: Be good\nCurrent step: Look"
@@ -434,14 +434,14 @@ async def test_goal_stands_before_every_task(world: World) -> None:
 
 
 async def test_goal_cannot_be_injected(world: World) -> None:
-    """§3: where the definition has no goal, the state has none, whatever the start brings."""
+    """Where the definition has no goal, the state has none, whatever the start brings."""
     result = await complete(world, graph(stage("a", asks("echo", "Look")), initial_state={"goal": "Be bad"}))
     assert result["final_state"]["stage.a.answer"] == "Look"
     assert "goal" not in result["final_state"]
 
 
 async def test_chain_hands_on_what_each_graph_left(world: World) -> None:
-    """§3: each next initial state is the caller's, overlaid by the previous final state."""
+    """Each next initial state is the caller's, overlaid by the previous final state."""
     first = graph(stage("a", writes(n="{{m}}")), id="first", goal="Mine", initial_state={"m": "own"})
     second = graph(stage("b", writes(o="{{n}}{{m}}")), id="second")
     chain = {"graphs": [first, second], "initial_state": {"m": "given"}}
@@ -459,7 +459,7 @@ async def test_chain_hands_on_what_each_graph_left(world: World) -> None:
 
 
 async def test_chain_stops_at_the_first_that_does_not_complete(world: World) -> None:
-    """§3: its status and result are the run's; the results before it come along."""
+    """Its status and result are the run's; the results before it come along."""
     graphs = [graph(stage("a"), id="one"), graph(stage("b", fails()), id="two"), graph(stage("c"), id="three")]
     handle = await world.start("Chain", {"graphs": graphs})
     result = await result_in_failure(handle)
@@ -469,7 +469,7 @@ async def test_chain_stops_at_the_first_that_does_not_complete(world: World) -> 
 
 
 async def test_chain_judges_all_graphs_first(world: World) -> None:
-    """§2.5: nothing runs where one of them cannot."""
+    """Nothing runs where one of them cannot."""
     handle = await world.start("Chain", {"graphs": [graph(stage("a")), graph(stage("b"), start="x")]})
     assert await rejection_of(handle) == ("GraphRejected", "start stage 'x' does not exist")
     assert await events_of(handle) == []
@@ -490,7 +490,7 @@ async def test_chain_of_nothing_is_refused(world: World, given: Any, told: str) 
 
 
 async def test_large_result_keeps_its_shape(world: World) -> None:
-    """architecture.md, Oversize: a text over 10 KB is replaced by its size and hash, in the result alone."""
+    """A text over 10 KB is replaced by its size and hash, in the result alone."""
     definition = row(
         stage("a", asks("verbose", "1500000")),
         stage("b", writes(copy="{{stage.a.answer}}")),
@@ -513,7 +513,7 @@ async def test_chain_hands_on_large_values_whole(world: World) -> None:
 
 
 async def test_run_graph_shares_the_run(world: World) -> None:
-    """Ours: a graph inside a program has its budget, its events, its phase numbers and its place in `progress`."""
+    """A graph inside a program has its budget, its events, its phase numbers and its place in `progress`."""
     graphs = [row(stage("a", asks("greedy")), stage("b", asks("greedy"))), graph(stage("c", asks("greedy")))]
     handle = await world.start("Composed", {"agent": "greedy", "graphs": graphs}, budget_tokens=3_500)
     [before, first, second, after] = await handle.result()
@@ -537,7 +537,7 @@ async def test_run_graph_shares_the_run(world: World) -> None:
 
 
 async def test_run_graph_brings_a_result_whatever_its_status(world: World) -> None:
-    """Ours: a graph that fails is data to the program; its initial state may come from there."""
+    """A graph that fails is data to the program; its initial state may come from there."""
     plan = {
         "graphs": [row(stage("a", writes(n="{{m}}"), compensation=undo(back="{{m}}")), stage("b", fails()))],
         "state": {"m": 1},
@@ -547,7 +547,7 @@ async def test_run_graph_brings_a_result_whatever_its_status(world: World) -> No
 
 
 async def test_run_graph_that_is_cancelled_compensates_then_raises(world: World) -> None:
-    """Ours: the graph undoes what it did, and the program's run ends Canceled."""
+    """The graph undoes what it did, and the program's run ends Canceled."""
     handle = await world.start(
         "Composed", {"graphs": [row(stage("a", compensation=undo(back=1)), stage("b", asks("slow")))]}
     )
@@ -559,7 +559,7 @@ async def test_run_graph_that_is_cancelled_compensates_then_raises(world: World)
 
 
 async def test_graphs_run_side_by_side(world: World) -> None:
-    """Ours: each has a state of its own, and its steps stand under its own stages."""
+    """Each has a state of its own, and its steps stand under its own stages."""
     graphs = [row(stage("a", asks("brief", f"say {n}")), stage("b", writes(n="{{stage.a.answer}}"))) for n in range(3)]
     handle = await world.start("SideBySide", graphs)
     assert [result["final_state"]["n"] for result in await handle.result()] == ["say 0", "say 1", "say 2"]

@@ -77,20 +77,20 @@ REVIEW = {
     ],
 )
 async def test_answer_of_each_kind(world: World, step: Any, answer: str) -> None:
-    """§2.3.8: pattern, proposal (JSON text of the last output) and sub_workflow; the others as docs/graph.md says."""
+    """Pattern, proposal (JSON text of the last output) and sub_workflow; the others as docs/graph.md says."""
     result = await complete(world, graph(stage("s", step), initial_state={"x": 1, "list": ["p", "q"]}))
     assert result["final_state"]["stage.s.answer"] == answer
 
 
 async def test_answers_of_agents_are_in_the_state(world: World) -> None:
-    """§4, Ours: each agent's answer is at `agent.<name>.answer`."""
+    """Each agent's answer is at `agent.<name>.answer`."""
     result = await complete(world, graph(stage("s", pattern("fleet", "echo", "brief", task="hello"))))
     assert result["final_state"]["agent.echo.answer"] == "hello"
     assert result["final_state"]["agent.brief.answer"] == "hello"
 
 
 async def test_pattern_without_an_answer_fails_and_keeps_its_outputs(world: World) -> None:
-    """§4.1: the stage fails; what the agents said is in its output."""
+    """The stage fails; what the agents said is in its output."""
     result = await fail(world, graph(stage("s", pattern("swarm_parallel", "broken", "broken"))))
     assert error_of(result, "s") == "agent error: no agents produced output"
     assert [each["error"] for each in output_of(result, "s")["outputs"]] == ["the disk is full"] * 2
@@ -105,7 +105,7 @@ async def test_pattern_that_is_refused_fails_its_stage(world: World) -> None:
 
 
 async def test_sub_workflow_is_isolated(world: World) -> None:
-    """§2.3.9: its own state and loop guard; nothing is merged in or out. Ours: same phase numbers and events."""
+    """Its own state and loop guard; nothing is merged in or out. The same phase numbers and events."""
     inner = nested(stage("in", writes(n=2, new=True)), stage("see", proposal(check("m", operator="not_exists"))))
     inner["workflow"]["edges"] = [edge("in", "see")]
     definition = row(stage("s", inner), stage("t"), initial_state={"n": 1, "m": 1}, max_iterations=2)
@@ -123,7 +123,7 @@ async def test_sub_workflow_is_isolated(world: World) -> None:
 
 
 async def test_sub_workflow_that_fails_compensates_itself_and_fails_its_stage(world: World) -> None:
-    """§2.3.9: `stage 'sub_workflow' failed: sub-workflow failed`, with the inner result as its output."""
+    """`stage 'sub_workflow' failed: sub-workflow failed`, with the inner result as its output."""
     inner = nested(stage("in", compensation=undo(back=1)), stage("no", fails()), edges=[edge("in", "no")])
     result = await fail(world, row(stage("a", compensation=undo(back=2)), stage("s", inner)))
     assert error_of(result, "s") == "stage 'sub_workflow' failed: sub-workflow failed"
@@ -138,7 +138,7 @@ async def test_sub_workflow_that_fails_compensates_itself_and_fails_its_stage(wo
 
 
 async def test_sub_workflow_that_is_too_late_compensates_itself(world: World) -> None:
-    """§2.3.3: the timeout of the stage around it ends it; what it did is undone and reported."""
+    """The timeout of the stage around it ends it; what it did is undone and reported."""
     inner = nested(stage("in", compensation=undo(back=1)), stage("slow", asks("slow")), edges=[edge("in", "slow")])
     result = await fail(world, graph(stage("s", inner, timeout_ms=500)))
     assert error_of(result, "s") == "stage 's' timed out after 500ms"
@@ -151,7 +151,7 @@ async def test_sub_workflow_that_is_too_late_compensates_itself(world: World) ->
 
 
 async def test_sub_workflow_of_a_cancelled_run_reports(world: World) -> None:
-    """Ours: the frame compensates first, then the graph around it; both are in the result."""
+    """The frame compensates first, then the graph around it; both are in the result."""
     inner = nested(stage("in", compensation=undo(back=1)), stage("slow", asks("slow")), edges=[edge("in", "slow")])
     handle = await world.start("StageGraph", row(stage("a", compensation=undo(back=2)), stage("s", inner)))
     await until_told(handle, "step_started")
@@ -165,7 +165,7 @@ async def test_sub_workflow_of_a_cancelled_run_reports(world: World) -> None:
 
 
 async def test_loop_ends_when_its_condition_holds(world: World) -> None:
-    """§3: the body first, then the test, on the state, `stage.<id>.answer` and `stage.<id>.iteration`."""
+    """The body first, then the test, on the state, `stage.<id>.answer` and `stage.<id>.iteration`."""
     step = {
         "type": "loop_until",
         "max_iterations": 9,
@@ -181,7 +181,7 @@ async def test_loop_ends_when_its_condition_holds(world: World) -> None:
 
 @pytest.mark.parametrize("until", [[], [when("never", operator="exists")]], ids=["empty", "never"])
 async def test_loop_at_its_cap_is_no_failure(world: World, until: Any) -> None:
-    """§3: an empty `until` runs exactly max_iterations times; the cap leaves satisfied=false."""
+    """An empty `until` runs exactly max_iterations times; the cap leaves satisfied=false."""
     step = {"type": "loop_until", "max_iterations": 4, "body": writes(n=1), "until": until}
     output = output_of(await complete(world, graph(stage("s", step))), "s")
     assert (output["iterations"], output["satisfied"], len(output["iterations_output"])) == (4, False, 4)
@@ -206,7 +206,7 @@ def each(body: Any, **fields: Any) -> dict[str, Any]:
 
 
 async def test_for_each_keeps_the_order_of_the_items(world: World) -> None:
-    """§3: `{{item}}` and `{{index}}`; results by place, whichever item was done first."""
+    """`{{item}}` and `{{index}}`; results by place, whichever item was done first."""
     body = pattern("fleet", "echo", "brief", task="{{index}}: {{item}}")
     result = await complete(world, graph(stage("s", each(body)), initial_state={"items": ["a", {"b": 1}]}))
     output = output_of(result, "s")
@@ -226,7 +226,7 @@ async def test_for_each_keeps_the_order_of_the_items(world: World) -> None:
 
 
 async def test_items_do_not_see_each_other(world: World) -> None:
-    """§3: an item's writes are its own, and the state after the stage has them under the item's keys alone."""
+    """An item's writes are its own, and the state after the stage has them under the item's keys alone."""
     body = proposal(check("n", 0), write("n", "{{item}}"), check("n", "{{item}}", "exists"))
     definition = graph(stage("s", each(body)), initial_state={"items": [1, 2, 3], "n": 0})
     state = (await complete(world, definition))["final_state"]
@@ -238,7 +238,7 @@ async def test_items_do_not_see_each_other(world: World) -> None:
     "state", [{"items": []}, {"items": "text"}, {"items": {"a": 1}}, {}], ids=["empty", "text", "object", "missing"]
 )
 async def test_for_each_without_items_does_nothing(world: World, state: Any) -> None:
-    """§3: missing or no array is nothing to do."""
+    """Missing or no array is nothing to do."""
     result = await complete(world, graph(stage("s", each(fails())), initial_state=state))
     assert output_of(result, "s") == {"type": "for_each", "items": 0}
     assert result["final_state"]["foreach.s.count"] == 0
@@ -263,7 +263,7 @@ async def test_item_that_fails_leaves_the_others_alone(world: World) -> None:
 
 
 async def test_for_each_of_200_items_keeps_its_window(world: World) -> None:
-    """§3: any number of items, at most `max_concurrent` at once."""
+    """Any number of items, at most `max_concurrent` at once."""
     definition = graph(
         stage("s", each(asks("echo", "{{item}}"), max_concurrent=20)), initial_state={"items": list(range(200))}
     )
@@ -297,7 +297,7 @@ async def test_for_each_of_many_items_gives_its_worker_back(world: World) -> Non
 
 
 async def test_for_each_that_is_cut_off_keeps_what_was_done(world: World) -> None:
-    """Ours: of a stage that ran out of time, the items that were done are in its output."""
+    """Of a stage that ran out of time, the items that were done are in its output."""
     body = pattern("pipeline", "slow", task="{{item}}")
     quick = nested(
         stage("go"),
@@ -330,7 +330,7 @@ async def _seen(world: World, step: dict[str, Any], items: Any) -> dict[str, Any
 
 
 async def test_dedup_lets_through_what_no_run_has_seen(world: World, store: str) -> None:
-    """§3: the store is shared by runs; within one list, too, only the first of equal items is new."""
+    """The store is shared by runs; within one list, too, only the first of equal items is new."""
     first = await _seen(world, dedup(store), ["a", {"x": 1, "y": 2}, "a", 1, True])
     assert first == {"new": ["a", {"x": 1, "y": 2}, 1, True], "stage.s.unseen_count": 4, "stage.s.total_count": 5}
     second = await _seen(world, dedup(store), [{"y": 2, "x": 1}, "b", "a"])
@@ -338,13 +338,13 @@ async def test_dedup_lets_through_what_no_run_has_seen(world: World, store: str)
 
 
 async def test_dedup_stores_are_apart(world: World, store: str) -> None:
-    """§3: a seen-set per store."""
+    """A seen-set per store."""
     await _seen(world, dedup(store), ["a"])
     assert (await _seen(world, dedup(f"{store}-2"), ["a"]))["new"] == ["a"]
 
 
 async def test_dedup_compares_the_fields_it_is_told(world: World, store: str) -> None:
-    """§3: hash_fields."""
+    """Hash_fields."""
     items = [{"id": 1, "text": "a"}, {"id": 1, "text": "b"}, {"id": 2, "text": "a"}, "id"]
     told = await _seen(world, dedup(store, hash_fields=["id"]), items)
     assert told["new"] == [items[0], items[2], items[3]]
@@ -352,13 +352,13 @@ async def test_dedup_compares_the_fields_it_is_told(world: World, store: str) ->
 
 @pytest.mark.parametrize("state", [{}, {"items": "text"}], ids=["missing", "text"])
 async def test_dedup_without_items_finds_nothing_new(world: World, store: str, state: Any) -> None:
-    """§3: as for_each, missing or no array is nothing to do."""
+    """As for_each, missing or no array is nothing to do."""
     result = await complete(world, graph(stage("s", dedup(store)), initial_state=state))
     assert (result["final_state"]["new"], result["final_state"]["stage.s.total_count"]) == ([], 0)
 
 
 async def test_dedup_forgets_after_its_ttl(world: World, store: str) -> None:
-    """§3: ttl_secs; 0 remembers nothing beyond the one list."""
+    """Ttl_secs; 0 remembers nothing beyond the one list."""
     assert (await _seen(world, dedup(store, ttl_secs=0), ["a", "a"]))["new"] == ["a"]
     assert (await _seen(world, dedup(store, ttl_secs=1), ["a"]))["new"] == ["a"]
 
@@ -369,14 +369,14 @@ async def test_dedup_forgets_after_its_ttl(world: World, store: str) -> None:
 
 
 async def test_dedup_tells_one_of_several_runs_that_an_item_is_new(world: World, store: str) -> None:
-    """§3, Ours: runs at once share the store; each item is new to exactly one of them."""
+    """Runs at once share the store; each item is new to exactly one of them."""
     items = list(range(50))
     told = await asyncio.gather(*(_seen(world, dedup(store), items) for _ in range(4)))
     assert sorted(item for each_told in told for item in each_told["new"]) == items
 
 
 async def test_dedup_store_that_is_full_says_so(world: World, store: str) -> None:
-    """Ours: what does not fit fails the stage, naming the store and the way out; nothing is forgotten silently."""
+    """What does not fit fails the stage, naming the store and the way out; nothing is forgotten silently."""
     step = dedup(store)
     for first in (0, 25_000):
         await complete(world, graph(stage("s", step), initial_state={"items": list(range(first, first + 25_000))}))
@@ -387,7 +387,7 @@ async def test_dedup_store_that_is_full_says_so(world: World, store: str) -> Non
 
 
 async def test_deliver_is_best_effort(world: World) -> None:
-    """§3: sinks in order; it fails only if all fail; `{{payload}}` is the value at payload_key."""
+    """Sinks in order; it fails only if all fail; `{{payload}}` is the value at payload_key."""
     sinks = [
         proposal(write("first", "{{payload}}"))["proposal"],
         fails()["proposal"],
@@ -413,7 +413,7 @@ async def test_deliver_is_best_effort(world: World) -> None:
 
 
 async def test_deliver_fails_when_every_sink_fails(world: World) -> None:
-    """§3: fails only if ALL fail."""
+    """Fails only if ALL fail."""
     step = {"type": "deliver", "sinks": [fails()["proposal"]] * 2}
     result = await fail(world, graph(stage("s", step)))
     assert error_of(result, "s") == f"every sink failed: {FAILURE}; {FAILURE}"
@@ -428,7 +428,7 @@ async def test_deliver_without_its_payload_fails(world: World) -> None:
 
 
 async def test_stage_of_any_kind_undoes(world: World) -> None:
-    """§2.3.7: a stage_ref may name any stage that acts: a pattern, a sub-workflow, a loop, a for_each, a delivery."""
+    """A stage_ref may name any stage that acts: a pattern, a sub-workflow, a loop, a for_each, a delivery."""
     steps = {
         "pattern": asks("echo", "undone"),
         "sub": nested(stage("in", writes(n=1))),
