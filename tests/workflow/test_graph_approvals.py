@@ -65,7 +65,7 @@ async def refusal(handle: Handle, answer: Any) -> str:
 
 
 async def test_approval_is_written_down_and_decides(world: World) -> None:
-    """The answer at output_key, its fields below, its text at `stage.<id>.answer`; then the edges. Who answered is kept."""
+    """The answer at output_key, its fields below, its text at `stage.<id>.answer`; then the edges. Who is kept too."""
     definition = graph(
         stage("ask", approval("Ship {{what}}?", fields=FIELDS)),
         stage("ship"),
