@@ -96,14 +96,6 @@ async def test_pattern_without_an_answer_fails_and_keeps_its_outputs(world: Worl
     assert [each["error"] for each in output_of(result, "s")["outputs"]] == ["the disk is full"] * 2
 
 
-async def test_pattern_that_is_refused_fails_its_stage(world: World) -> None:
-    """More steps in one call than a history holds: the stage fails in our words, and what was done is undone."""
-    many = pattern("fleet", *(f"agent-{number}" for number in range(12_001)))
-    result = await fail(world, row(stage("a", compensation=undo(back=1)), stage("s", many)))
-    assert error_of(result, "s").startswith("parallel: 12,001 steps in one call; a history holds 12,000.")
-    assert undone(result) == [("a", "compensated")]
-
-
 async def test_sub_workflow_is_isolated(world: World) -> None:
     """Its own state and loop guard; nothing is merged in or out. The same phase numbers and events."""
     inner = nested(stage("in", writes(n=2, new=True)), stage("see", proposal(check("m", operator="not_exists"))))
