@@ -208,12 +208,9 @@ async def ask(scope: Scope, step: ApprovalStep) -> StageOutput:
     run, request = scope.frame.run, _request(scope, step)
     run.tell(ApprovalAsked(id=request.id, stage=scope.stage.id, prompt=cut(request.prompt, MAX_PROMPT_LENGTH)))
     limit = None if step.timeout_ms is None else timedelta(milliseconds=step.timeout_ms)
-
-    async def asking() -> ApprovalAnswer:
-        run.refresh_details()  # at the end of this turn of the event loop, when the question is there
-        return await run.approvals.ask(request)
-
-    ended = await within(asking(), limit)
+    asking = run.approvals.ask(request)
+    run.refresh_details()
+    ended = await within(asking, limit)
     run.refresh_details()
     if isinstance(ended, Finished):
         answer, by_deadline = ended.value, False
