@@ -21,7 +21,7 @@ from workflows.events import StepFinished, StepResumed, StepStarted, StepWaiting
 from workflows.grants import GrantDenied
 from workflows.progress import PhaseRecord, StepRecord
 from workflows.run import Run, compensating
-from workflows.steps import AgentStepSpec, Grant, Resume, StepCall, StepOutcome, StepStatus, Usage
+from workflows.steps import AgentStepSpec, Grant, Resume, StepCall, StepOutcome, StepStatus, TokensNeeded, Usage
 
 NOTHING = Usage()
 
@@ -86,7 +86,7 @@ async def _schedule_until_done(
         outcome = _settled(run, record, call, end, spending)
         if end.is_late:
             return _timed_out(outcome, limit_ms or 0), end.is_interrupted
-        if outcome.needs is None or end.is_interrupted:
+        if not isinstance(outcome.needs, TokensNeeded) or end.is_interrupted:
             return _explained(run, outcome), end.is_interrupted
         request = budget.request_more(
             needs=outcome.needs,

@@ -122,6 +122,8 @@ class AgentStepSpec(Stored):
     """What the step may spend at most, over all its attempts."""
     task_queue: TaskQueueName | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    specialists: tuple[AgentSpec, ...] = ()
+    """Agents that a model agent may hand subtasks to, by its tool `delegate`."""
 
 
 class TokensNeeded(Stored):
@@ -130,6 +132,50 @@ class TokensNeeded(Stored):
     type: Literal["tokens"] = "tokens"
     at_least: NonNegativeInt = 0
     """Tokens that the next model call needs; 0 when unknown."""
+
+
+class Delegation(Stored):
+    """A subtask that an agent hands to a specialist by its tool `delegate`."""
+
+    call_id: str
+    """The model's own id of the call: the answer comes back under it."""
+    specialist: str
+    subtask: str
+
+
+class ToolRequest(Stored):
+    """A tool call that a person decides about before it is made."""
+
+    call_id: str
+    tool: str
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    timeout_seconds: Seconds | None = None
+    """How long the person may take; after it the call is denied. Unset: for ever."""
+
+
+class AnswersNeeded(Stored):
+    """The step goes on when others have answered: specialists their subtasks, a person the tool calls.
+
+    One need for both, because one turn of a model may ask for both, and providers take no next request until every
+    call of the turn has its result.
+    """
+
+    type: Literal["answers"] = "answers"
+    delegations: tuple[Delegation, ...] = ()
+    approvals: tuple[ToolRequest, ...] = ()
+
+
+Needs = Annotated[TokensNeeded | AnswersNeeded, Field(discriminator="type")]
+
+
+class ToolDecision(Stored):
+    """A person's answer to a `ToolRequest`."""
+
+    decision: Literal["approve", "deny", "edit"]
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the tool is called with instead, where the decision is `edit`."""
+    message: str = ""
+    """Told to the model where the call is denied."""
 
 
 class StepOutcome(Stored):
@@ -148,7 +194,7 @@ class StepOutcome(Stored):
     duration_ms: NonNegativeInt = 0
     """Milliseconds from the first attempt's schedule to the end, as the workflow saw it."""
     attempts: PositiveInt = 1
-    needs: TokensNeeded | None = None
+    needs: Needs | None = None
     """What a suspended step waits for."""
     transcript: str | None = None
     """Reference to what the step left in the blob store."""
@@ -168,7 +214,7 @@ class Resume(Stored):
 
     transcript: str | None = None
     answers: dict[str, JsonValue] = Field(default_factory=dict)
-    """Answer by call id."""
+    """Answer by call id: to a delegation the text that the model reads, to a tool request a `ToolDecision`."""
     usage: Usage = Usage()
     """What earlier schedulings of this step have spent and the ledger has settled."""
 
