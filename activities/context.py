@@ -220,6 +220,15 @@ class StepContext:
         return self._attempt.restored
 
     @property
+    def answers(self) -> dict[str, JsonValue]:
+        """What others answered while the step was suspended, by call id; empty where it asked nothing.
+
+        To a delegation the text of its specialist, to a tool request the fields of a `ToolDecision`.
+        """
+        resume = self._attempt.call.resume
+        return resume.answers if resume else {}
+
+    @property
     def usage(self) -> Usage:
         """What the step has spent so far, over all its attempts and schedulings."""
         return self._attempt.usage

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 from activities.context import StepContext
 from workflows import AgentStepSpec, StepOutcome, Usage
-from workflows.steps import TokensNeeded
+from workflows.steps import AnswersNeeded, Delegation, TokensNeeded
 
 
 def witness(step: AgentStepSpec, context: StepContext) -> str:
@@ -41,4 +42,32 @@ async def insatiable(step: AgentStepSpec, context: StepContext) -> StepOutcome:
     """Asks for more tokens, whatever it has."""
     return StepOutcome(
         task_id=step.task_id, agent=step.agent, output="", success=False, status="suspended", needs=TokensNeeded()
+    )
+
+
+async def asking(step: AgentStepSpec, context: StepContext) -> StepOutcome | str:
+    """Asks for what its metadata says (the fields of `AnswersNeeded`), and answers with the answers it got."""
+    if context.answers:
+        return json.dumps(context.answers)
+    return StepOutcome(
+        task_id=step.task_id,
+        agent=step.agent,
+        output="",
+        success=False,
+        status="suspended",
+        needs=AnswersNeeded.model_validate(step.metadata),
+    )
+
+
+async def delegating(step: AgentStepSpec, context: StepContext) -> StepOutcome | str:
+    """Hands its prompt on to itself, without end, and answers with what came back."""
+    if context.answers:
+        return f"asked: {context.answers['again']}"
+    return StepOutcome(
+        task_id=step.task_id,
+        agent=step.agent,
+        output="",
+        success=False,
+        status="suspended",
+        needs=AnswersNeeded(delegations=(Delegation(call_id="again", specialist="delegating", subtask=step.prompt),)),
     )

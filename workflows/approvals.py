@@ -7,7 +7,8 @@ the run keeps waiting as if nobody had spoken.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,14 @@ class ApprovalRequest(Stored):
 
     id: str
     stage: str
+    """The stage that asks; empty outside graphs."""
     prompt: str
     fields: tuple[ApprovalField, ...] = ()
     asked: str
     """RFC 3339."""
     deadline: str | None = None
+    step: str | None = None
+    """The step whose agent asks, where it is not the stage itself."""
 
 
 class ApprovalAnswer(Stored):
@@ -43,10 +47,15 @@ class ApprovalAnswer(Stored):
     answered_by: str | None = Field(default=None, max_length=200)
 
 
+Check = Callable[[ApprovalAnswer], None]
+"""Refuses an answer by raising `ApprovalRejected`, where its fields alone do not tell."""
+
+
 @dataclass(frozen=True)
 class _Open:
     request: ApprovalRequest
     answer: asyncio.Future[ApprovalAnswer]
+    check: Check | None
 
 
 class Approvals:
@@ -60,12 +69,13 @@ class Approvals:
         """What is waiting for an answer, oldest first."""
         return [waiting.request for waiting in self._open.values()]
 
-    async def ask(self, request: ApprovalRequest) -> ApprovalAnswer:
-        """The person's answer. Cancelled, the question is taken back."""
+    @contextmanager
+    def open(self, request: ApprovalRequest, check: Check | None = None) -> Iterator[asyncio.Future[ApprovalAnswer]]:
+        """Where the person's answer arrives. The question can be answered from here to the end of the block."""
         answer: asyncio.Future[ApprovalAnswer] = asyncio.get_running_loop().create_future()
-        self._open[request.id] = _Open(request, answer)
+        self._open[request.id] = _Open(request, answer, check)
         try:
-            return await answer
+            yield answer
         finally:
             self._open.pop(request.id, None)
 
@@ -76,6 +86,8 @@ class Approvals:
         if waiting is None or waiting.answer.done():
             raise ApprovalRejected(self._why_not_open(answer.id))
         _check(answer.response, waiting.request.fields)
+        if waiting.check is not None:
+            waiting.check(answer)
         return answer
 
     def resolve(self, answer: ApprovalAnswer) -> None:

@@ -239,6 +239,13 @@ def request_more(
     return Request(sharing, at_least, at_most, held, at_least_usd)
 
 
+def request_again(*, spent: Usage, cap: int | None, sharing: int) -> Request:
+    """What a step asks for that has the answers it waited for. Raises `NothingToGain` where its cap is used up."""
+    if cap is not None and spent.total_tokens >= cap:
+        raise NothingToGain(f"step token limit reached ({spent.total_tokens} / {cap} tokens)")
+    return Request(sharing, at_most=None if cap is None else cap - spent.total_tokens)
+
+
 def settle(ledger: Ledger, held: Grant | None, spent: Usage) -> Ledger:
     """Charge what a step spent since its grant, and take back what it did not use."""
     if held is None and not spent.total_tokens and not spent.cost_usd:

@@ -60,6 +60,15 @@ async def within(work: Coroutine[Any, Any, T], limit: timedelta | None) -> Finis
     return TimedOut(None if failed else task.result())
 
 
+async def first_of(answer: asyncio.Future[Any], limit: timedelta | None) -> bool:
+    """Wait for an answer or its deadline, whichever is first; whether there is an answer.
+
+    No limit is no timer in the history. Raises CancelledError when the caller is cancelled.
+    """
+    await workflow.wait([answer], timeout=None if limit is None else limit.total_seconds())
+    return answer.done()  # one that was accepted in the deadline's own activation counts
+
+
 async def cancel_all(tasks: Sequence[asyncio.Task[Any]]) -> bool:
     """Cancel tasks and return when all of them have ended; whether the caller was cancelled meanwhile.
 

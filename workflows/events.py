@@ -171,6 +171,8 @@ class ApprovalAsked(Stored):
     id: str
     stage: str
     prompt: str
+    step: str | None = None
+    """The step whose agent asks, where it is not the stage itself."""
 
 
 class ApprovalResolved(Stored):

@@ -1,6 +1,7 @@
 """One step, from its first grant to its outcome.
 
-A step is scheduled with a grant, settled when it ends, and scheduled again with more when it was suspended for tokens.
+A step is scheduled with a grant, settled when it ends, and scheduled again when it was suspended and has what it asked
+for: more tokens, or the answers of specialists and people.
 Law: every step that began ends in the board, in the log and in the ledger, whatever becomes of it and of its run; a
 grant that was obtained is settled exactly once.
 """
@@ -8,10 +9,11 @@ grant that was obtained is settled exactly once.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import assert_never
 
+from pydantic import JsonValue
 from temporalio import workflow
 
 from workflows import budget, calls, wire
@@ -20,8 +22,19 @@ from workflows.errors import PayloadTooLarge
 from workflows.events import StepFinished, StepResumed, StepStarted, StepWaiting, StepWarning, UsageUnknown
 from workflows.grants import GrantDenied
 from workflows.progress import PhaseRecord, StepRecord
-from workflows.run import Run, compensating
-from workflows.steps import AgentStepSpec, Grant, Resume, StepCall, StepOutcome, StepStatus, TokensNeeded, Usage
+from workflows.run import Run, Slot, compensating
+from workflows.steps import (
+    AgentStepSpec,
+    AnswersNeeded,
+    Grant,
+    Resume,
+    StepCall,
+    StepOutcome,
+    StepStatus,
+    TokensNeeded,
+    Usage,
+)
+from workflows.suspension import Suspended, answers
 
 NOTHING = Usage()
 
@@ -37,16 +50,14 @@ class Spending:
 async def execute(run: Run, spec: AgentStepSpec, step: str, phase: PhaseRecord | None) -> StepOutcome:
     """The outcome of one step. A failure is data; raises CancelledError when the run, or the caller, is cancelled."""
     run.raise_if_cancelled()
-    async with AsyncExitStack() as held:
-        if not compensating.get():  # what undoes must not queue behind steps that wait for tokens
-            await held.enter_async_context(run.slots)
+    async with Slot(run) as slot:
         run.raise_if_cancelled()  # the run may have been cancelled while this step waited for its slot
         with run.executing():
             begun_ms = _now_ms()
             record = run.board.begin(step, spec.agent, phase, workflow.now())
             run.tell(StepStarted(step=step, agent=spec.agent))
             run.refresh_details()
-            outcome, is_interrupted = await _to_its_end(run, spec, record)
+            outcome, is_interrupted = await _to_its_end(run, spec, record, slot)
             outcome = outcome.model_copy(update={"duration_ms": _now_ms() - begun_ms})
             _record(run, record, outcome)
     if is_interrupted:
@@ -55,25 +66,26 @@ async def execute(run: Run, spec: AgentStepSpec, step: str, phase: PhaseRecord |
     return outcome
 
 
-async def _to_its_end(run: Run, spec: AgentStepSpec, record: StepRecord) -> tuple[StepOutcome, bool]:
-    """Schedule the step as often as it needs more tokens; its outcome, and whether the caller was cancelled."""
+async def _to_its_end(run: Run, spec: AgentStepSpec, record: StepRecord, slot: Slot) -> tuple[StepOutcome, bool]:
+    """Schedule the step until it is suspended no more; its outcome, and whether the caller was cancelled."""
     spending = Spending()
     try:
-        return await _schedule_until_done(run, spec, record, spending)
+        return await _schedule_until_done(run, spec, record, spending, slot)
     except (GrantDenied, budget.NothingToGain) as denied:
         return _ended(spec, "budget_exceeded", str(denied), spending), False
-    except asyncio.CancelledError:  # while it waited for tokens: nothing of it is scheduled
+    except asyncio.CancelledError:  # while it waited: nothing of it is scheduled
         return _ended(spec, "cancelled", None, spending), True
     except Exception as error:  # noqa: BLE001 - a step that cannot even be scheduled is data too
         return _ended(spec, "failed", f"{type(error).__name__}: {error}", spending), False
 
 
 async def _schedule_until_done(
-    run: Run, spec: AgentStepSpec, record: StepRecord, spending: Spending
+    run: Run, spec: AgentStepSpec, record: StepRecord, spending: Spending, slot: Slot
 ) -> tuple[StepOutcome, bool]:
     call = StepCall(spec=spec, key=str(workflow.uuid4()), max_attempts=run.options.max_attempts)
     request = Request(sharing=_sharing(run), at_most=spec.max_tokens)
     limit_ms = left_ms = _limit_ms(run, spec)
+    suspended = Suspended(spec, record.step)
     while True:
         grant = await _obtain(run, record, request)
         before, begun_ms = spending.settled, _now_ms()
@@ -86,19 +98,51 @@ async def _schedule_until_done(
         outcome = _settled(run, record, call, end, spending)
         if end.is_late:
             return _timed_out(outcome, limit_ms or 0), end.is_interrupted
-        if not isinstance(outcome.needs, TokensNeeded) or end.is_interrupted:
+        if outcome.needs is None or end.is_interrupted:
             return _explained(run, outcome), end.is_interrupted
-        request = budget.request_more(
-            needs=outcome.needs,
-            held=grant,
-            spent=outcome.usage,
-            made_progress=spending.settled != before,
-            cap=spec.max_tokens,
-            sharing=_sharing(run),
-        )
         left_ms = None if left_ms is None else max(1, left_ms - (_now_ms() - begun_ms))
-        call = call.model_copy(update={"resume": Resume(transcript=outcome.transcript, usage=outcome.usage)})
+        match outcome.needs:
+            case TokensNeeded() as needs:
+                given = call.resume.answers if call.resume else {}
+                request = budget.request_more(
+                    needs=needs,
+                    held=grant,
+                    spent=outcome.usage,
+                    made_progress=spending.settled != before,
+                    cap=spec.max_tokens,
+                    sharing=_sharing(run),
+                )
+            case AnswersNeeded(delegations=(), approvals=()):
+                raise budget.NothingToGain("it was suspended, and asked nobody for anything")
+            case AnswersNeeded() as needs:
+                given = await _answered(run, record, suspended, needs, slot)
+                request = budget.request_again(spent=outcome.usage, cap=spec.max_tokens, sharing=_sharing(run))
+            case never:
+                assert_never(never)
+        resume = Resume(transcript=outcome.transcript, usage=outcome.usage, answers=given)
+        call = call.model_copy(update={"resume": resume})
         run.tell(StepResumed(step=record.step, at_least=request.at_least))
+
+
+async def _answered(
+    run: Run, record: StepRecord, suspended: Suspended, needs: AnswersNeeded, slot: Slot
+) -> dict[str, JsonValue]:
+    """What specialists and people answer. The step's slot is others' meanwhile: its own specialists need one."""
+    record.status = "waiting"
+    run.tell(StepWaiting(step=record.step, reason=_asked(needs)))
+    run.refresh_details()
+    slot.give_back()
+    # In no phase: a phase counts the steps that it was given, and a specialist's failure need not be its step's.
+    given = await answers(run, suspended, needs, lambda spec, step: execute(run, spec, step, None))
+    await slot.take()
+    run.raise_if_cancelled()
+    return given
+
+
+def _asked(needs: AnswersNeeded) -> str:
+    specialists = [f"the specialist {call.specialist!r}" for call in needs.delegations]
+    people = [f"a person's decision on the tool {call.tool!r}" for call in needs.approvals]
+    return f"it waits for {' and '.join([*specialists, *people])}"
 
 
 def _sharing(run: Run) -> int:

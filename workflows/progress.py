@@ -225,11 +225,11 @@ def _phase_line(phase: PhaseRecord) -> str:
     mark = "▶" if not phase.is_done else "✗" if phase.failed or phase.has_failed else "✓"
     failed = f", {phase.failed} failed" if phase.failed else ""
     running = f", {phase.running} running" if phase.running else ""
-    return f"- {mark} {_plain(phase.name)}: {phase.succeeded} of {phase.step_count} done{failed}{running}"
+    return f"- {mark} {plain(phase.name)}: {phase.succeeded} of {phase.step_count} done{failed}{running}"
 
 
 def _failure_line(record: StepRecord) -> str:
-    return f"- `{record.step}` ({_plain(record.agent)}): {_plain(record.error or record.status)}"
+    return f"- `{record.step}` ({plain(record.agent)}): {plain(record.error or record.status)}"
 
 
 def _budget_line(budget: BudgetSnapshot) -> str:
@@ -244,6 +244,6 @@ def _budget_line(budget: BudgetSnapshot) -> str:
     return f"Budget: `{bar:░<{BAR_CELLS}}` {used}{held}{of_dollars or dollars}"
 
 
-def _plain(text: str) -> str:
-    """Text that cannot break a Markdown list."""
-    return " ".join(text.split()).replace("`", "'")
+def plain(text: str) -> str:
+    """Text that cannot break a Markdown list, and of a length that is read at a glance."""
+    return cut(" ".join(text.split()).replace("`", "'"))

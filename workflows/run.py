@@ -31,7 +31,7 @@ from workflows.events import (
 )
 from workflows.grants import Grants
 from workflows.parsing import Model, parse
-from workflows.progress import Board, PhaseRecord
+from workflows.progress import Board, PhaseRecord, plain
 from workflows.steps import RunOptions
 from workflows.wire import Stored
 
@@ -80,6 +80,34 @@ class Place:
         """Tell the stage that so many more steps come."""
         if self.stage is not None:
             self.stage.step_count += count
+
+
+class Slot:
+    """A step's place in the window of its run. It gives it back while it waits for what others answer."""
+
+    def __init__(self, run: Run) -> None:
+        # What undoes must not queue behind steps that wait for tokens.
+        self._slots = None if compensating.get() else run.slots
+        self._is_held = False
+
+    async def __aenter__(self) -> Slot:
+        await self.take()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.give_back()
+
+    async def take(self) -> None:
+        """Wait for a place."""
+        if self._slots is not None:
+            await self._slots.acquire()
+            self._is_held = True
+
+    def give_back(self) -> None:
+        """Let another step have it."""
+        if self._slots is not None and self._is_held:
+            self._is_held = False
+            self._slots.release()
 
 
 class Run:
@@ -188,7 +216,7 @@ class Run:
         self._refreshing = False
         waiting = self.grants.waiting
         waits = [f"{waiting} steps wait for tokens: raise the budget, or let others finish"] if waiting else []
-        waits += [f"a person must answer `{asked.id}`: {asked.prompt}" for asked in self.approvals.requests()]
+        waits += [f"a person must answer `{asked.id}`: {plain(asked.prompt)}" for asked in self.approvals.requests()]
         workflow.set_current_details(self.board.markdown(self.grants.snapshot(), waits))
 
     def set_budget(self, *payloads: Any) -> None:

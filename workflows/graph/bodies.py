@@ -17,7 +17,7 @@ from temporalio import workflow
 
 from workflows import wire
 from workflows.approvals import ApprovalAnswer, ApprovalRequest
-from workflows.deadline import Finished, within
+from workflows.deadline import first_of
 from workflows.errors import PatternFailed, PerdureError, cut
 from workflows.events import ApprovalAsked, ApprovalResolved, rfc3339
 from workflows.graph.acting import run_proposal
@@ -208,12 +208,12 @@ async def ask(scope: Scope, step: ApprovalStep) -> StageOutput:
     run, request = scope.frame.run, _request(scope, step)
     run.tell(ApprovalAsked(id=request.id, stage=scope.stage.id, prompt=cut(request.prompt, MAX_PROMPT_LENGTH)))
     limit = None if step.timeout_ms is None else timedelta(milliseconds=step.timeout_ms)
-    asking = run.approvals.ask(request)
+    with run.approvals.open(request) as answered:
+        run.refresh_details()
+        in_time = await first_of(answered, limit)
     run.refresh_details()
-    ended = await within(asking, limit)
-    run.refresh_details()
-    if isinstance(ended, Finished):
-        answer, by_deadline = ended.value, False
+    if in_time:
+        answer, by_deadline = answered.result(), False
     elif isinstance(step.on_timeout, dict):
         answer, by_deadline = ApprovalAnswer(id=request.id, response=step.on_timeout), True
     else:

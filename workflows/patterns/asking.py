@@ -75,6 +75,7 @@ class Member:
         task_id: str | None = None,
         schema: Schema | None = None,
         timeout_seconds: float | None = None,
+        specialists: tuple[AgentSpec, ...] = (),
     ) -> Question:
         """The step that asks this agent. Its output carries the member's name, its id the output's, unless given."""
         name = name or self.name
@@ -86,6 +87,7 @@ class Member:
             profile=profile,
             output_schema=schema,
             timeout_seconds=timeout_seconds,
+            specialists=specialists,
         )
         return Question(name, spec)
 

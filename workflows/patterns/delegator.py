@@ -1,9 +1,9 @@
 """A main agent that hands subtasks to specialists and answers in the end.
 
-Source: car-multi, Delegator. There the main agent calls a tool inside its own loop. Here its step ends with the
-structured output `{"delegate": [{"specialist", "subtask"}]}`, the specialists run as steps of their own, and a next
-step of the main agent gets their results. `requested` and `results_of` are the two ends of that round trip: whatever
-suspends and resumes a step with a tool call puts its own in their place.
+Source: car-multi, Delegator. A model agent calls the tool `delegate` as it does there: its step is suspended, the
+specialists run as steps of their own, and it goes on with their results. An agent without tools (a function, a command)
+ends its step with the structured output `{"delegate": [{"specialist", "subtask"}]}` instead, and a next step of it gets
+the results; `requested` and `results_of` are the two ends of that round trip.
 """
 
 from __future__ import annotations
@@ -18,7 +18,19 @@ from workflows.errors import cut
 from workflows.graph.conditions import as_text
 from workflows.graph.results import AgentOutput, PatternOutput
 from workflows.patterns import prompts
-from workflows.patterns.asking import Agents, Member, Reply, ask, ask_one, failed, members, require
+from workflows.patterns.asking import (
+    Agents,
+    Member,
+    Reply,
+    agent_output,
+    ask,
+    ask_one,
+    failed,
+    members,
+    require,
+)
+from workflows.steps import AgentSpec
+from workflows.suspension import gathering
 
 if TYPE_CHECKING:
     from workflows.verbs import AgentWorkflow
@@ -47,7 +59,10 @@ async def delegator(workflow: AgentWorkflow, agents: Agents, task: str) -> Patte
     results: list[str] = []
     for turn in range(1, main.max_turns + 1):
         prompt = prompts.delegation(task, list(specialists), "\n\n".join(results))
-        reply = await ask_one(workflow, main.question(prompt, task_id=f"{main.name}_turn_{turn}"))
+        question = main.question(prompt, task_id=f"{main.name}_turn_{turn}", specialists=_profiles(others))
+        with gathering() as gathered:
+            reply = await ask_one(workflow, question)
+        outputs += [agent_output(delegation.specialist, outcome) for delegation, outcome in gathered]
         outputs.append(reply.output)
         require(KIND, "main agent", reply.output, outputs)
         delegations = requested(reply, list(specialists))
@@ -59,6 +74,13 @@ async def delegator(workflow: AgentWorkflow, agents: Agents, task: str) -> Patte
             results += told
     turns = f"{main.max_turns} {'turn' if main.max_turns == 1 else 'turns'}"
     raise failed(KIND, f"the main agent {main.name!r} still delegates after {turns}, its max_turns.", outputs)
+
+
+def _profiles(specialists: Sequence[Member]) -> tuple[AgentSpec, ...]:
+    """The specialists as the tool `delegate` offers them."""
+    return tuple(
+        member.agent if isinstance(member.agent, AgentSpec) else AgentSpec(name=member.name) for member in specialists
+    )
 
 
 def requested(reply: Reply, specialists: Sequence[str]) -> list[Delegation] | None:

@@ -87,8 +87,9 @@ def delegation(task: str, specialists: Sequence[str], results: str) -> str:
         return _under(task, "Results of the specialists:", results)
     invited = _under(task, "Specialists:", "\n".join(f"- {name}" for name in specialists))
     how = (
-        'To have specialists work for you, reply with JSON: {"delegate": [{"specialist": "<name>", '
-        '"subtask": "<what to do>"}]}. You then get their results. Any other reply is your final answer.'
+        "To have specialists work for you, call your tool `delegate`. If you have no such tool, reply with JSON: "
+        '{"delegate": [{"specialist": "<name>", "subtask": "<what to do>"}]}. You then get their results. '
+        "Any other reply is your final answer."
     )
     return _under(f"{invited}\n\n{how}", "Results of the specialists:", results)
 
