@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from workflows import AgentStepSpec
+from activities.context import StepContext
+from workflows import AgentStepSpec, StepOutcome
 from workflows.errors import StepFailed
+from workflows.steps import AnswersNeeded, Delegation
 
 
 async def play(step: AgentStepSpec) -> Any:
@@ -24,3 +26,21 @@ async def play(step: AgentStepSpec) -> Any:
             await asyncio.sleep(seconds)
             return "late"
     return reply
+
+
+async def delegate(step: AgentStepSpec, context: StepContext) -> Any:
+    """A lead with a tool: asks each specialist that it is offered once, and answers with what they said."""
+    if context.answers:
+        return " and ".join(str(answer) for answer in context.answers.values())
+    asked = tuple(
+        Delegation(call_id=str(number), specialist=specialist.name, subtask=f"part {number}")
+        for number, specialist in enumerate(step.specialists)
+    )
+    return StepOutcome(
+        task_id=step.task_id,
+        agent=step.agent,
+        output="",
+        success=False,
+        status="suspended",
+        needs=AnswersNeeded(delegations=asked),
+    )

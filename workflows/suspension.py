@@ -50,11 +50,12 @@ delegated: ContextVar[list[tuple[Delegation, StepOutcome]] | None] = ContextVar(
 def gathering() -> Iterator[list[tuple[Delegation, StepOutcome]]]:
     """The specialists of the steps that are run inside, with their outcomes, in the order in which they end."""
     found: list[tuple[Delegation, StepOutcome]] = []
-    token = delegated.set(found)
+    before = delegated.get()
+    delegated.set(found)
     try:
         yield found
     finally:
-        delegated.reset(token)
+        delegated.set(before)  # not by its token: a coroutine that is evicted is closed in another context
 
 
 RunStep = Callable[[AgentStepSpec, str], Awaitable[StepOutcome]]
@@ -83,38 +84,35 @@ async def answers(run: Run, suspended: Suspended, needs: AnswersNeeded, run_step
     calls += [(suspended.name(each.specialist), each) for each in needs.delegations]
     calls += [(suspended.name(each.tool), each) for each in needs.approvals]
     room = MAX_ANSWERS_CHARACTERS // max(1, len(calls))
+    depth = delegation_depth.get() + 1
 
     async def answer(named: tuple[str, Delegation | ToolRequest]) -> JsonValue:
         name, call = named
         if isinstance(call, Delegation):
-            return _shortened(await _delegate(suspended, call, name, run_step), room)
+            return _shortened(await _delegate(suspended, call, name, depth, run_step), room)
         return (await _decide(run, suspended, call, name)).model_dump(mode="json")
 
     given = await sliding_window(calls, len(calls), answer)  # a specialist waits for a slot of the run all the same
     return {call.call_id: answer for (_, call), answer in zip(calls, given, strict=True)}
 
 
-async def _delegate(suspended: Suspended, call: Delegation, name: str, run_step: RunStep) -> str:
+async def _delegate(suspended: Suspended, call: Delegation, name: str, depth: int, run_step: RunStep) -> str:
     """What the agent is told of a subtask."""
-    depth = delegation_depth.get() + 1
     if depth > MAX_DELEGATION_DEPTH:
         return f"Not done: this is the subtask of a subtask, {MAX_DELEGATION_DEPTH} deep. Solve it without delegating."
     spec, profiles = suspended.spec, {profile.name: profile for profile in suspended.spec.specialists}
-    token = delegation_depth.set(depth)
-    try:
-        outcome = await run_step(
-            AgentStepSpec(
-                task_id=f"{spec.task_id}.{name}",
-                agent=call.specialist,
-                prompt=call.subtask,
-                description=f"for {spec.task_id}: {cut(call.subtask)}",
-                parent_session_id=f"task-run-{spec.task_id}",
-                profile=profiles.get(call.specialist),
-            ),
-            f"{suspended.step}.{name}",
-        )
-    finally:
-        delegation_depth.reset(token)
+    delegation_depth.set(depth)  # in this answer's task, and those it creates
+    outcome = await run_step(
+        AgentStepSpec(
+            task_id=f"{spec.task_id}.{name}",
+            agent=call.specialist,
+            prompt=call.subtask,
+            description=f"for {spec.task_id}: {cut(call.subtask)}",
+            parent_session_id=f"task-run-{spec.task_id}",
+            profile=profiles.get(call.specialist),
+        ),
+        f"{suspended.step}.{name}",
+    )
     gathered = delegated.get()
     if gathered is not None:
         gathered.append((call, outcome))

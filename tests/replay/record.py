@@ -81,6 +81,17 @@ async def answer(handle: Handle) -> None:
     )
 
 
+async def decide(handle: Handle) -> None:
+    """Decide about the first tool call that an agent asks for."""
+
+    async def asked() -> list[dict[str, Any]]:
+        waiting: list[dict[str, Any]] = await handle.query("approvals")
+        return waiting
+
+    request, *_ = await wait_until("it asks", asked)
+    await handle.execute_update("resolve_approval", {"id": request["id"], "response": {"decision": "approve"}})
+
+
 async def claim_and_leave(handle: Handle) -> None:
     """Ask a store twice, and stop it."""
     for key in ("one", "one", "two"):
@@ -103,7 +114,32 @@ PHASES = [
     {"name": "second", "steps": [step("c", "flaky"), step("d", "nobody")]},
 ]
 
+ASKING = step(
+    "lead",
+    "asking",
+    metadata={
+        "delegations": [
+            {"call_id": "1", "specialist": "metered", "subtask": "count"},
+            {"call_id": "2", "specialist": "broken", "subtask": "fail"},
+        ],
+        "approvals": [
+            {"call_id": "3", "tool": "send", "arguments": {"to": "all"}},
+            {"call_id": "4", "tool": "send", "arguments": {"to": "bob"}, "timeout_seconds": 0.3},
+        ],
+    },
+)
+
 SCENARIOS = {
+    "agent-suspended": Scenario("FanOut", [ASKING, *steps(2, "brief")], {"max_concurrency": 1}, decide),
+    "agent-suspended-cancelled": Scenario(
+        "FanOut",
+        [
+            step(
+                "lead", "asking", metadata={"delegations": [{"call_id": "1", "specialist": "slow", "subtask": "think"}]}
+            )
+        ],
+        interfere=cancel_in_flight,
+    ),
     "steps": Scenario("Steps", PHASES),
     "steps-rejected": Scenario("Steps", {"name": "no list"}),
     "steps-cancelled": Scenario("Steps", [{"name": "slow", "steps": steps(9, "slow")}], interfere=cancel_in_flight),

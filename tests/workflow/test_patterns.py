@@ -170,6 +170,13 @@ async def test_delegator_runs_specialists_and_answers(world: World) -> None:
     assert result["final_answer"] == prompts.delegation("the task", ["alice", "bob"], results)
 
 
+async def test_delegator_whose_agent_has_the_tool_is_one_step(world: World) -> None:
+    """A main agent that calls `delegate` is suspended and goes on; its specialists' outputs are the pattern's too."""
+    result = await run(world, "delegator", [agent("tooled"), agent("alice"), fails("bob")])
+    assert said(result) == [("alice", "part 0"), ("bob", "no idea"), ("tooled", "part 0 and Failed: no idea")]
+    assert result["final_answer"] == "part 0 and Failed: no idea"
+
+
 async def test_delegator_is_bound_by_max_turns(world: World) -> None:
     """A main agent that only ever delegates ends the stage."""
     delegate = {"delegate": [{"specialist": "alice", "subtask": "paint"}]}
