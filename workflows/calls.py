@@ -42,8 +42,8 @@ FIRST_ACTION_RETRY = timedelta(milliseconds=100)
 SLOWEST_ACTION_RETRY = timedelta(hours=1)
 # car waits 100 ms x 2^(n-1) after the n-th attempt; doubling on from here, at the 16th, would outlast any run.
 LOST_WORKER_ATTEMPTS = 10
-# An action that is not to be retried runs again only where its worker was lost or left. One that takes its worker down
-# with it ends here.
+# Of an action, beside the retries that it asks for: where its worker was lost or left it runs again, also one that is
+# not to be retried and one in its last attempt. One that takes its worker down with it ends here.
 LONGEST_TIMEOUT = timedelta(days=365)
 # Temporal holds durations in 64 bits of nanoseconds; a longer one would keep the run's workflow task failing.
 TIMEOUT_MARGIN = timedelta(seconds=15)
@@ -193,7 +193,7 @@ class ActionEnd:
 async def run_action(call: ActionCall) -> ActionEnd:
     """Schedule a tool call and wait for its end; cancelled, it is cancelled and its end still awaited."""
     limit = None if call.timeout_ms is None else _duration(call.timeout_ms)
-    attempts = call.attempts if call.attempts > 1 else LOST_WORKER_ATTEMPTS
+    attempts = call.attempts - 1 + LOST_WORKER_ATTEMPTS  # the activity itself makes the last failure the result
     handle: workflow.ActivityHandle[ActionOutcome] = workflow.start_activity(
         wire.RUN_ACTION,
         call,
