@@ -1,4 +1,4 @@
-"""Agents whose effects can be counted from outside."""
+"""Agents and tools whose effects can be counted from outside, and which can be held there until a test lets them go."""
 
 from __future__ import annotations
 
@@ -6,11 +6,43 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from zlib import crc32
+
+from pydantic import JsonValue
 
 from activities.context import StepContext
+from activities.tools.context import ToolContext, ToolFailed
 from tests.crash.diary import Diary
 from workflows import AgentStepSpec, Usage
+
+GATES = "closed-gates.json"
+LOOK_SECONDS = 0.05
+# How often work that is held looks whether its gate has opened; dozens of steps look at once.
+
+
+class Gates:
+    """Gates that work passes by its name: what comes to a closed one waits there, so that a kill finds it under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / GATES
+
+    def close(self, names: Iterable[str]) -> None:
+        """These gates are closed from now on, and no others."""
+        written = self._file.with_suffix(".new")
+        written.write_text(json.dumps(sorted(names)))
+        written.replace(self._file)  # whoever looks sees the old list or the new one
+
+    async def passed(self, *names: str) -> None:
+        """Return when the gates of all these names are open."""
+        while True:
+            if self._closed().isdisjoint(names):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _closed(self) -> set[str]:
+        return set(json.loads(self._file.read_text())) if self._file.exists() else set()
 
 
 def labour(step: AgentStepSpec, context: StepContext) -> str:
@@ -36,3 +68,29 @@ async def walk(step: AgentStepSpec, context: StepContext) -> str:
         diary.keep(paid)
     diary.end(row)
     return f"{step.task_id} took {plan['turns']} turns"
+
+
+async def scribe(step: AgentStepSpec, context: StepContext) -> JsonValue:
+    """Answers with its name and a sum of its prompt, or as `says` in its metadata has it for this step.
+
+    It waits at the gate of its step, and at that of its whole prompt.
+    """
+    diary = Diary(Path.cwd())
+    row = diary.begin(step.task_id, context.idempotency_key, context.attempt)
+    await Gates(Path.cwd()).passed(step.task_id, step.prompt)
+    diary.end(row)
+    says = step.profile.metadata.get("says") if step.profile else None
+    read = f"{step.task_id} read {crc32(step.prompt.encode()):08x}"
+    return says.get(step.task_id, read) if isinstance(says, dict) else read
+
+
+async def toil(name: str, context: ToolContext, fails: int = 0) -> str:
+    """Work under a name, waiting at its gate; the first attempts fail, as many as asked for."""
+    diary = Diary(context.workspace)
+    row = diary.begin(name, context.idempotency_key, context.attempt)
+    if context.attempt > fails:
+        await Gates(context.workspace).passed(name)
+    diary.end(row)
+    if context.attempt <= fails:
+        raise ToolFailed(f"{name} failed")
+    return f"{name} done"
