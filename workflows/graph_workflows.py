@@ -7,7 +7,7 @@ details hold the whole result, so that the Temporal UI, its filters and its aler
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field, JsonValue, TypeAdapter
 from temporalio import workflow
@@ -84,8 +84,8 @@ def _read_in_parts(value: dict[str, Any]) -> Generator[None, None, GraphDefiniti
     return GraphDefinition.model_validate({**value, "stages": stages})
 
 
-async def _fitting(results: Sequence[WorkflowResult]) -> list[WorkflowResult]:
-    """Results as they can leave together: each has its share of the room."""
+async def _fitting(results: Sequence[WorkflowResult]) -> list[Any]:
+    """Results as they can leave together, as plain JSON: each has its share of the room."""
     limit = wire.MAX_PAYLOAD_BYTES // len(results)
     return [await in_parts(lightening(result, limit)) for result in results]
 
@@ -106,7 +106,7 @@ class StageGraph(GraphWorkflow):
             raise InputRejected(f"StageGraph takes one argument, a definition; it was given {len(more) + 1}.")
         graph = await self.judged(definition)
         [result] = await _fitting([await self.walked(graph, graph.initial_state)])
-        return result
+        return cast(WorkflowResult, result)  # what a client reads it as
 
 
 class ChainInput(Stored):
@@ -135,4 +135,4 @@ class Chain(GraphWorkflow):
             results.append(await self.walked(graph, {**graph.initial_state, **state}, results))
             left = {key: value for key, value in results[-1].final_state.items() if key != GOAL}
             state = {**asked.initial_state, **left}
-        return await _fitting(results)
+        return cast(list[WorkflowResult], await _fitting(results))

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from workflows import wire
 from workflows.errors import cut
-from workflows.graph.results import EmptyOutput, StageResult, WorkflowResult
+from workflows.graph.results import EmptyOutput, WorkflowResult
 from workflows.steps import StepOutcome
 
 T = TypeVar("T")
@@ -43,25 +43,27 @@ def lightened(value: T) -> T:
     return result
 
 
-def lightening(result: WorkflowResult, limit: int = wire.MAX_PAYLOAD_BYTES) -> Generator[None, None, WorkflowResult]:
-    """A graph's result in a size that a history takes: every text over 10 KB is replaced by its size and hash.
+def lightening(result: WorkflowResult, limit: int = wire.MAX_PAYLOAD_BYTES) -> Generator[None, None, dict[str, Any]]:
+    """A graph's result as plain JSON of a size that a history takes: every text over 10 KB becomes its size and hash.
 
     Where that is not enough, the outputs of its stages go, the earliest first, then its state, then what is long in
     the errors of its stages. Yields between parts of the work, where workflow code lets its worker serve others.
     """
-    stages, state, sizes, parts = list(result.stages), result.final_state, list[int](), _Parts()
-    for stage in stages:
-        sizes.append(wire.size(stage) + 1)
+    stages, state, sizes, parts = list[Any](), result.final_state, list[int](), _Parts()
+    for stage in result.stages:
+        stages.append(wire.plain(stage))
+        sizes.append(wire.size(stages[-1]) + 1)
         if parts.ends_with(sizes[-1]):
             yield
-    over = wire.size(result.model_copy(update={"stages": ()})) + sum(sizes) - limit
+    around = wire.plain(result.model_copy(update={"stages": ()}))
+    over = wire.size(around) + sum(sizes) - limit
     if over <= 0:
-        return result
+        return {**around, "stages": stages}
     lighter_state = _without_large_texts_in(state)
     over += wire.size(lighter_state) - wire.size(state)
     for place, size in enumerate(sizes):
         if size > KEPT_OUTPUT_BYTES:
-            stages[place] = _without_large_texts(stages[place])
+            stages[place] = _without_large_texts_in(stages[place])
             sizes[place] = wire.size(stages[place]) + 1
             over += sizes[place] - size
         if parts.ends_with(size if size > KEPT_OUTPUT_BYTES else 0):
@@ -69,7 +71,7 @@ def lightening(result: WorkflowResult, limit: int = wire.MAX_PAYLOAD_BYTES) -> G
     for place, stage in enumerate(stages):
         if over <= 0:
             break
-        stages[place] = stage.model_copy(update={"output": EmptyOutput()})
+        stages[place] = {**stage, "output": wire.plain(EmptyOutput())}
         over -= sizes[place] - wire.size(stages[place]) - 1
         if parts.ends_with(sizes[place]):
             yield
@@ -78,8 +80,8 @@ def lightening(result: WorkflowResult, limit: int = wire.MAX_PAYLOAD_BYTES) -> G
         over -= wire.size(lighter_state)
         lighter_state = {"left_out": size_told}
     if over > 0:
-        stages = [stage.model_copy(update={"error": stage.error and cut(stage.error)}) for stage in stages]
-    return result.model_copy(update={"stages": tuple(stages), "final_state": lighter_state})
+        stages = [{**stage, "error": cut(stage["error"])} if "error" in stage else stage for stage in stages]
+    return {**around, "stages": stages, "final_state": lighter_state}
 
 
 class _Parts:
@@ -95,12 +97,6 @@ class _Parts:
             return False
         self._bytes = 0
         return True
-
-
-def _without_large_texts(stage: StageResult) -> StageResult:
-    if wire.size(stage) <= KEPT_OUTPUT_BYTES:
-        return stage
-    return StageResult.model_validate(_without_large_texts_in(stage.model_dump(mode="json")))
 
 
 def _without_large_texts_in(value: Any) -> Any:

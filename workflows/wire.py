@@ -90,6 +90,18 @@ class Stored(BaseModel):
         return written
 
 
+def plain(value: Any) -> Any:
+    """A stored value as its serializer writes it, holding the same JSON values instead of copies of them.
+
+    For models whose fields are models, tuples of models and JSON, without aliases. The serializer builds what is inside
+    a model anew for every model around it, which takes seconds for a large result of a graph.
+    """
+    if isinstance(value, Stored):
+        held, defaults = value.__dict__, value._omittable
+        return {name: plain(item) for name, item in held.items() if name not in defaults or item != defaults[name]}
+    return [plain(item) for item in value] if type(value) is tuple else value
+
+
 def encode(value: Any) -> bytes:
     """A value as the JSON that a history holds."""
     return to_json(value)

@@ -1,5 +1,7 @@
 """Stored models are lean, their union tags stay, and what is too large is refused by name."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,20 @@ from pydantic_core import from_json
 from workflows import wire
 from workflows.errors import PayloadTooLarge
 from workflows.events import EventEnvelope, PhaseStart
+from workflows.graph.results import (
+    ActionResult,
+    AgentOutput,
+    AgentTokens,
+    EmptyOutput,
+    LoopOutput,
+    PatternOutput,
+    ProposalCost,
+    ProposalOutput,
+    ProposalResult,
+    StageCompensation,
+    StageResult,
+    WorkflowResult,
+)
 from workflows.steps import AgentStepSpec, Grant, Resume, StepCall, StepOutcome, TokensNeeded, Usage
 
 json_values = st.recursive(
@@ -72,6 +88,27 @@ def test_stored_leaves_out_defaults_and_keeps_tags() -> None:
 def test_stored_comes_back_as_it_was(value: wire.Stored) -> None:
     """What a history holds reads back to the same value."""
     assert type(value).model_validate_json(wire.encode(value)) == value
+
+
+@given(json_values)
+def test_plain_is_what_the_serializer_writes(value: Any) -> None:
+    """A graph's result leaves as the same JSON whichever way it is made, at every depth of its models."""
+    acted = ActionResult(action_id="a", status="succeeded", output=value, state_changes={"k": value})
+    proposed = ProposalOutput(result=ProposalResult(proposal_id="p", results=(acted,), cost=ProposalCost(retries=1)))
+    asked = PatternOutput(outputs=(AgentOutput(name="n", answer="a", tokens=AgentTokens()),), final_answer="")
+    looped = LoopOutput(iterations=2, satisfied=False, iterations_output=(proposed, EmptyOutput(), asked))
+    stage = StageResult(stage_id="s", stage_name="S", status="succeeded", output=looped, duration_ms=0)
+    result = WorkflowResult(
+        workflow_id="g",
+        workflow_name="G",
+        status="completed",
+        stages=(stage, stage),
+        compensations=(StageCompensation(for_stage_id="s", status="failed", duration_ms=1, error="no"),),
+        duration_ms=5,
+        timestamp="t",
+        final_state={"k": value},
+    )
+    assert wire.encode(wire.plain(result)) == wire.encode(result)
 
 
 def test_stored_reads_what_a_newer_worker_wrote() -> None:

@@ -19,8 +19,9 @@ from workflows.run import compensating
 
 T = TypeVar("T")
 
-MOST_AT_ONCE = 200.0
-# Stages, or items of a `for_each`, in one activation: about 0.1 s of a slow core.
+MOST_AT_ONCE = 100.0
+# Stages, or items of a `for_each`, in one activation: about 0.05 s of a slow core, and three times that where Python
+# collects its garbage meanwhile. A machine that gives a worker a tenth of its time must still do.
 KEYS_OF_A_STAGE = 3_000
 # Reading and copying a state of so many keys takes about as long as running a small stage.
 CHARACTERS_OF_A_STAGE = 2_000

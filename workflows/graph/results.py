@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, SerializeAsAny, SkipValidation
 
 from workflows.actions import ActionStatus
 from workflows.wire import Stored
+
+Value = Annotated[JsonValue, SkipValidation, SerializeAsAny()]
+Values = Annotated[dict[str, JsonValue], SkipValidation, SerializeAsAny()]
+"""JSON that was checked where it came in: in a definition, an answer, an outcome. Where it is large, checking and
+copying it again for each result that holds it takes far longer than all the rest of its stage."""
 
 StageStatus = Literal["succeeded", "failed", "skipped", "compensated"]
 WorkflowStatus = Literal["completed", "failed", "compensated", "partially_compensated", "paused"]
@@ -21,9 +26,9 @@ class ActionResult(Stored):
 
     action_id: str
     status: ActionStatus
-    output: JsonValue = None
+    output: Value = None
     error: str | None = None
-    state_changes: dict[str, JsonValue] = Field(default_factory=dict)
+    state_changes: Values = Field(default_factory=dict)
     duration_ms: int = 0
     timestamp: str | None = None
     rolled_back: bool = False
@@ -69,7 +74,7 @@ class AgentOutput(Stored):
     tool_calls: int = 0
     duration_ms: int = 0
     error: str | None = None
-    outcome: JsonValue = None
+    outcome: Value = None
     tokens: AgentTokens | None = None
 
     @property
@@ -110,7 +115,7 @@ class ApprovalOutput(Stored):
     """A person's answer."""
 
     type: Literal["approval"] = "approval"
-    response: JsonValue
+    response: Value
     answered_by: str | None = None
 
 
@@ -201,7 +206,7 @@ class WorkflowResult(Stored):
     compensations: tuple[StageCompensation, ...]
     duration_ms: int
     timestamp: str
-    final_state: dict[str, JsonValue]
+    final_state: Values
 
 
 for _model in (SubWorkflowOutput, LoopOutput, ForEachOutput, StageResult, WorkflowResult):

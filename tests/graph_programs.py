@@ -1,0 +1,51 @@
+"""The workflows that run stage graphs inside them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from temporalio import workflow
+
+from tests.programs import step
+from workflows import AgentWorkflow, load_graph
+from workflows.graph.results import WorkflowResult
+
+
+@workflow.defn
+class Composed(AgentWorkflow):
+    """Graphs between steps of a program."""
+
+    @workflow.run
+    async def run(self, plan: dict[str, Any]) -> list[Any]:
+        """Outputs of steps and results of graphs."""
+        before = await self.agent(step("before", plan.get("agent", "echo")))
+        results = [await self.run_graph(load_graph(graph), plan.get("state")) for graph in plan["graphs"]]
+        after = await self.agent(step("after", plan.get("agent", "echo")))
+        return [before.output, *results, after.output]
+
+
+@workflow.defn
+class SideBySide(AgentWorkflow):
+    """Graphs at the same time."""
+
+    @workflow.run
+    async def run(self, graphs: list[Any]) -> list[WorkflowResult]:
+        """Their results."""
+        return await asyncio.gather(*(self.run_graph(load_graph(graph)) for graph in graphs))
+
+
+@workflow.defn
+class Walks(AgentWorkflow):
+    """Many graphs, one after the other."""
+
+    @workflow.run
+    async def run(self, graphs: list[Any]) -> list[Any]:
+        """Of each: its status, the stages it visited, what it undid, and what it left."""
+        told = []
+        for graph in graphs:
+            result = await self.run_graph(load_graph(graph))
+            stages = [[stage.stage_id, stage.error] for stage in result.stages]
+            undone = [[undo.for_stage_id, undo.status] for undo in result.compensations]
+            told.append([result.status, stages, undone, result.final_state])
+        return told
