@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from runtime.report import FAILED_MARK, counted, duration, one_line
+from runtime.report import FAILED_MARK
+from runtime.texts import counted, duration, one_line
 from runtime.watching import Ending, Json, RunInfo, full_stop, outcomes
 from workflows.graph.outputs import answer_of
 from workflows.graph.results import StageResult, SubWorkflowOutput, WorkflowResult

@@ -6,20 +6,18 @@ Pure: values in, text or renderables out. What is cut to fit a line says how lon
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from runtime.questions import waiting_lines
+from runtime.texts import clock, counted, dollars, duration, one_line
 from runtime.watching import Json, RunInfo
-from workflows.errors import cut
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-LINE_LENGTH = 160
-# An error or a log message in a line that is read at a glance.
 SHOWN_RUNNING = 8
 SHOWN_FAILURES = 5
 SHOWN_EVENTS = 6
@@ -78,27 +76,6 @@ class View:
         ]
 
 
-def duration(milliseconds: float) -> str:
-    """A duration as people read it: `0.4 s`, `2 min 5 s`, `3 h 12 min`."""
-    seconds = round(milliseconds / 1000, 1)
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def one_line(text: str) -> str:
-    """A text on one line, cut with its length."""
-    return cut(" ".join(text.split()), LINE_LENGTH)
-
-
-def dollars(amount: float) -> str:
-    """An amount with as many digits as small prices need."""
-    return f"${amount:,.4f}" if amount < 1 else f"${amount:,.2f}"
-
-
 def budget_line(budget: Json) -> str:
     """The budget in one line."""
     consumed, limit = budget["consumed_tokens"], budget["limit_tokens"]
@@ -132,22 +109,7 @@ def progress_lines(view: View, now: datetime) -> list[str]:
     lines += [f"  {step_line(step)}" for step in [*running, *failed]]
     omitted = progress.get("omitted_steps", 0)
     lines += [f"  {omitted:,} more steps are counted above and not listed"] if omitted else []
-    return [*lines, f"budget: {budget_line(view.budget)}", *approval_lines(view)]
-
-
-def approval_lines(view: View) -> list[str]:
-    """What waits for a person, each with the command that answers it."""
-    lines = []
-    for asked in view.approvals:
-        until = f" until {moment(asked['deadline'])}" if asked.get("deadline") else ""
-        lines.append(f"… stage {asked['stage']!r} waits for an answer{until}: {one_line(asked['prompt'])}")
-        lines.append(f"  {answer_command(view.info.id, asked['id'], view.place)}")
-    return lines
-
-
-def answer_command(run: str, approval: str, place: str) -> str:
-    """The command that answers an approval."""
-    return f"perdure approve {shlex.quote(run)} {shlex.quote(approval)}{place}"
+    return [*lines, f"budget: {budget_line(view.budget)}", *waiting_lines(view.info.id, view.approvals, view.place)]
 
 
 def phase_line(phase: Json, stage_state: str | None = None) -> str:
@@ -173,16 +135,6 @@ def event_line(envelope: Json) -> str:
     tell = EVENT_TEXTS.get(event["type"])
     text = one_line(tell(event) if tell else json.dumps(event, ensure_ascii=False))
     return f"{clock(envelope['time'])}  {text}"
-
-
-def clock(time: str) -> str:
-    """The local time of day of an event."""
-    return f"{datetime.fromisoformat(time).astimezone():%H:%M:%S}"
-
-
-def moment(time: str) -> str:
-    """The local date and time of a stored time."""
-    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _phase_start(event: Json) -> str:
@@ -295,11 +247,6 @@ def _stage_counts(stage: Json, state: str) -> str:
     return f"{state}, {_counts(stage)} of {stage['step_count']}" if stage["step_count"] else state
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things: `1 step`, `2 steps`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def _is_failure(step: Json) -> bool:
     return step["status"] not in MARKS
 
@@ -319,7 +266,7 @@ def live_view(view: View, now: datetime) -> RenderableType:
         parts += _rows(failed[::-1], SHOWN_FAILURES, "failed", "red")
     if view.budget is not None:
         parts.append(_budget(view.budget))
-    parts += [Text(line, style="yellow") for line in approval_lines(view)]
+    parts += [Text(line, style="yellow") for line in waiting_lines(view.info.id, view.approvals, view.place)]
     parts += [Text(event_line(envelope), style="dim", no_wrap=True) for envelope in view.events[-SHOWN_EVENTS:]]
     if view.notice is not None:
         parts.append(Text(view.notice, style="yellow"))

@@ -34,7 +34,15 @@ from runtime.recall import Questions, RecallFailed, recall
 from runtime.sealed import reading
 from runtime.settings import Settings
 from runtime.stuck import why_stuck
-from workflows.wire import APPROVALS_QUERY, BUDGET_QUERY, CANCELLED, EVENTS_QUERY, PROGRESS_QUERY, STEPS_WORKFLOW
+from workflows.wire import (
+    APPROVALS_QUERY,
+    BUDGET_QUERY,
+    CANCELLED,
+    CHAIN_WORKFLOW,
+    EVENTS_QUERY,
+    PROGRESS_QUERY,
+    STEPS_WORKFLOW,
+)
 
 Json = dict[str, Any]
 
@@ -198,6 +206,13 @@ class RunReader:
             events += page["events"]
             dropped += page.get("dropped", 0)
         return {"events": events, "last_offset": page["last_offset"], "dropped": dropped}
+
+    async def arguments(self) -> list[Any]:
+        """What the run was started with, as plain JSON. Raises `PayloadLocked` where that takes a key."""
+        async for event in self.handle.fetch_history_events(page_size=1):
+            payloads = event.workflow_execution_started_event_attributes.input.payloads
+            return await self.client.data_converter.decode(payloads)
+        return []
 
     async def see_served(self) -> None:
         """Ask the run nothing. Raises `NoAnswer` where it is open and cannot go on."""
@@ -366,8 +381,7 @@ def _failed(workflow_type: str, cause: BaseException) -> Ending:
     """An ending that is no completion. Failure details hold the report of a run that reports what it did."""
     if isinstance(cause, ApplicationError):
         status = CANCELLED if cause.type == CANCELLED else "failed"
-        report = cause.details[0] if cause.details else None
-        return Ending(workflow_type, status, report, cause.type, _told(cause))
+        return Ending(workflow_type, status, report_of(workflow_type, cause.details), cause.type, _told(cause))
     if isinstance(cause, CancelledError):
         return Ending(workflow_type, CANCELLED, None, None, _told(cause))
     if isinstance(cause, TerminatedError):
@@ -375,6 +389,15 @@ def _failed(workflow_type: str, cause: BaseException) -> Ending:
     if isinstance(cause, TimeoutError):
         return Ending(workflow_type, "timed_out", None, None, _told(cause))
     return Ending(workflow_type, "failed", None, type(cause).__name__, _told(cause))
+
+
+def report_of(workflow_type: str, details: Sequence[Any]) -> Any:
+    """What a run reports that did not complete, in the shape that it has when it does: a chain tells every graph."""
+    report, *more = details or (None,)
+    if workflow_type != CHAIN_WORKFLOW or report is None:
+        return report
+    before = more[0] if more and isinstance(more[0], list) else []
+    return [*before, report]
 
 
 def _told(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 
 from runtime.commands.inputs import parse_json
 from runtime.commands.options import Fault
+from runtime.questions import described, offered, told_fields
 from workflows.approvals import ApprovalRequest
 from workflows.errors import cut
 from workflows.graph.conditions import as_text
@@ -57,22 +58,6 @@ def given_answer(
     return answer
 
 
-def told_fields(asked: ApprovalRequest) -> list[str]:
-    """A line for each field: its name, its label, whether it is required, and what it takes."""
-    return [f"{field.name}{_described(field)}" for field in asked.fields]
-
-
-def _described(field: ApprovalField) -> str:
-    label = f": {field.label}" if field.label else ""
-    notes = ["required" if field.required else "optional"]
-    notes += [_offered(field)] if field.options else [field.field_type] if field.field_type != "text" else []
-    return f"{label} ({', '.join(notes)})"
-
-
-def _offered(field: ApprovalField) -> str:
-    return "one of " + ", ".join(repr(as_text(option)) for option in field.options)
-
-
 def _named(run: str, asked: ApprovalRequest, given: Sequence[str]) -> Answer:
     """The values that `--field` names."""
     known = {field.name: field for field in asked.fields}
@@ -96,7 +81,7 @@ def value_of(field: ApprovalField, text: str) -> JsonValue:
         for option in field.options:
             if as_text(option) == text:
                 return option
-        raise Fault(f"Field {field.name!r} is {cut(text)!r}, and takes {_offered(field)}.")
+        raise Fault(f"Field {field.name!r} is {cut(text)!r}, and takes {offered(field)}.")
     read = READERS.get(field.field_type)
     return text if read is None else read(field, text)
 
@@ -160,7 +145,7 @@ def _asked_for(asked: ApprovalRequest, given: Answer) -> Answer:
 
 def _ask(field: ApprovalField) -> JsonValue:
     """The value of one field; None where it is left out."""
-    question = f"{field.name}{_described(field)}"
+    question = f"{field.name}{described(field)}"
     while True:
         text: Any = click.prompt(question, default="", show_default=False, err=True)
         if not text and not field.required:

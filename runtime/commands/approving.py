@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -22,11 +22,13 @@ from temporalio.client import (
 from temporalio.exceptions import FailureError
 from temporalio.service import RPCError, RPCStatusCode
 
-from runtime.commands.answers import given_answer, told_fields
+from runtime.commands.answers import given_answer
+from runtime.commands.hosting import answering
 from runtime.commands.options import COMPLETED, Common, Fault, run_argument, shared, workflows_option
 from runtime.commands.session import Session, execute, faults, print_json, tell
 from runtime.listing import list_runs
-from runtime.report import answer_command, moment, one_line
+from runtime.questions import question_lines
+from runtime.texts import one_line
 from runtime.watching import Json, NoAnswer, NotBegun, RunReader, has_worker, no_worker
 from workflows.approvals import ApprovalRequest
 from workflows.wire import RESOLVE_APPROVAL_UPDATE, SEEN_STORE_WORKFLOW
@@ -54,13 +56,13 @@ def approvals(common: Common, run: str | None, task_queue: str | None, workflows
     async def body(session: Session) -> int:
         readers = [await session.reader(run)] if run else await _open_runs(session)
         readers = [reader for reader in readers if reader.info.is_open]
-        async with _answering(session, readers):
+        async with answering(session, readers):
             found = await _waiting_in(readers, is_one=run is not None)
         if common.is_json:
             print_json([{"run": name, **asked.model_dump(mode="json")} for name, asked in found])
             return COMPLETED
         for name, asked in found:
-            _show(name, asked, common.place)
+            click.echo("\n".join(question_lines(name, asked, common.place)))
         if not found:
             tell("Nothing waits for an answer.")
         return COMPLETED
@@ -81,30 +83,6 @@ async def _open_runs(session: Session) -> list[RunReader]:
         for info in runs
         if info.type != SEEN_STORE_WORKFLOW
     ]
-
-
-@asynccontextmanager
-async def _answering(session: Session, readers: Sequence[RunReader]) -> AsyncIterator[bool]:
-    """With `--local` and no worker, bring one that answers and starts no step: its agents may be others than the run's.
-
-    Gives whether it did.
-    """
-    if not session.common.is_local or not readers or await _is_answered(session, readers[0]):
-        yield False
-        return
-    async with session.worker(no_remote_activities=True):
-        yield True
-
-
-async def _is_answered(session: Session, reader: RunReader) -> bool:
-    """Whether a worker answers for a run. One that is gone stays listed for minutes, so it is asked."""
-    if not await has_worker(session.client, session.settings.task_queue):
-        return False
-    try:
-        await reader.approvals()
-    except NoAnswer as silent:
-        return isinstance(silent.__cause__, WorkflowQueryFailedError)
-    return True
 
 
 async def _waiting_in(readers: Sequence[RunReader], *, is_one: bool) -> list[tuple[str, ApprovalRequest]]:
@@ -141,13 +119,6 @@ async def _waiting(reader: RunReader) -> list[ApprovalRequest]:
         await asyncio.sleep(PAUSE.total_seconds())
 
 
-def _show(run: str, asked: ApprovalRequest, place: str) -> None:
-    until = f", waits until {moment(asked.deadline)}" if asked.deadline else ""
-    click.echo(f"{run}  {asked.id}  stage {asked.stage!r}, asked {moment(asked.asked)}{until}")
-    for line in (*asked.prompt.splitlines(), *told_fields(asked), answer_command(run, asked.id, place)):
-        click.echo(f"  {line}")
-
-
 @click.command("approve")
 @run_argument
 @click.argument("approval", required=False, metavar="[ID]")
@@ -181,7 +152,7 @@ def approve(
         reader = await session.reader(run)
         if not reader.info.is_open:
             raise Fault(await _told_of_ended(reader, approval))
-        async with _answering(session, [reader]) as is_brought:
+        async with answering(session, [reader]) as is_brought:
             asked = await _chosen(reader, approval)
             answer = given_answer(reader.info.id, asked, fields, response, is_denied=deny)
             taken = await _send(reader, {"id": asked.id, "response": answer, "answered_by": who})

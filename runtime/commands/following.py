@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import click
+from temporalio.client import WorkflowQueryFailedError
 
 from runtime.commands.options import COMPLETED, INTERRUPTED, NOT_COMPLETED
 from runtime.commands.session import Session, is_terminal, print_json, tell
 from runtime.endings import ending_lines
-from runtime.report import View, answer_command, event_line, live_view
+from runtime.questions import question_lines
+from runtime.report import View, event_line, live_view
 from runtime.watching import Ending, Json, NoAnswer, NotBegun, RunReader
+from workflows.approvals import ApprovalRequest
 
 PAUSE = timedelta(milliseconds=400)
 # Between two looks at a run: often enough to be followed by eye.
@@ -43,6 +46,8 @@ class Follower:
     """Kept up to date where there is one."""
     on_waiting: Callable[[list[Json]], None] | None = None
     """Hears what waits for a person's answer, whenever that may have changed."""
+    needs_events: bool = True
+    """Without it a run that cannot tell events is waited for all the same, and nothing is said of it."""
     _has_asked: bool = False
     _told: set[str] = field(default_factory=set)
 
@@ -84,6 +89,9 @@ class Follower:
         except NotBegun:
             self._notice(None)  # its failure tells, or it begins in a moment
         except NoAnswer as silent:
+            if not self.needs_events and isinstance(silent.__cause__, WorkflowQueryFailedError):
+                self.on_event = None
+                return True
             self._notice(str(silent))
             return False
         else:
@@ -118,12 +126,14 @@ class Follower:
 
 async def follow(session: Session, reader: RunReader, interrupted: asyncio.Event, *, is_lined: bool) -> Ending | None:
     """Show a run until it ends. `is_lined`: with --json, print one JSON line for each event instead of nothing."""
+    telling = _telling(reader.info.id, session.common.place)
     if session.common.is_json:
-        return await Follower(reader, print_json if is_lined else None).follow(interrupted)
-    view = View(reader.info, place=session.common.place)
+        show = print_json if is_lined else _nothing
+        return await Follower(reader, show, on_waiting=telling, needs_events=is_lined).follow(interrupted)
     if not is_terminal():
-        lines = Follower(reader, lambda envelope: click.echo(event_line(envelope)), on_waiting=_telling(view))
+        lines = Follower(reader, lambda envelope: click.echo(event_line(envelope)), on_waiting=telling)
         return await lines.follow(interrupted)
+    view = View(reader.info, place=session.common.place)
 
     def wait(waiting: list[Json]) -> None:
         view.approvals = waiting
@@ -132,15 +142,19 @@ async def follow(session: Session, reader: RunReader, interrupted: asyncio.Event
         return await Follower(reader, view.note, view=view, on_waiting=wait).follow(interrupted)
 
 
-def _telling(view: View) -> Callable[[list[Json]], None]:
-    """Tells each approval that waits once, with the command that answers it."""
+def _nothing(_envelope: Json) -> None:
+    """Events are read for what waits for a person, and not shown."""
+
+
+def _telling(run: str, place: str) -> Callable[[list[Json]], None]:
+    """Tells each question to a person once, in full, with the command that answers it; on stderr."""
     told: set[str] = set()
 
     def tell_new(waiting: list[Json]) -> None:
-        for asked in waiting:
-            if asked["id"] not in told:
-                told.add(asked["id"])
-                tell(f"Answer it with `{answer_command(view.info.id, asked['id'], view.place)}`.")
+        for asked in map(ApprovalRequest.model_validate, waiting):
+            if asked.id not in told:
+                told.add(asked.id)
+                tell("\n".join(["A person must answer:", *question_lines(run, asked, place)]))
 
     return tell_new
 

@@ -6,19 +6,16 @@ Law: a graph that perdure would not start is never called valid here.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from runtime.commands.drawing import Drawing, draw, walked_graphs, write
+from runtime.commands.hosting import answering
 from runtime.commands.options import COMPLETED, WRONG_USAGE, Common, Fault, shared
-from runtime.commands.session import faults, print_json, tell
-from workflows.errors import cut
-from workflows.graph.definition import GraphDefinition
-from workflows.graph.pictures import dot, mermaid
+from runtime.commands.session import Session, execute, faults, print_json, tell
 from workflows.graph.schema import graph_schema
 from workflows.graph.step_checks import Served
 from workflows.graph.verdict import Estimate, Verdict
@@ -29,9 +26,6 @@ STDIN_NAME = "<stdin>"
 
 SHOWN = 20
 # Lines about single stages, and waves, that a person reads at a glance; --json has all of them.
-
-DOT_SECONDS = 60
-# Graphviz takes minutes for thousands of stages, and nobody looks at such a picture.
 
 
 @click.command("verify")
@@ -136,69 +130,40 @@ def _count(number: int, noun: str) -> str:
 
 @click.command("graph")
 @click.argument("file", required=False, metavar="[FILE]")
+@click.option("--run", metavar="RUN", help="Draw the graph of a run, coloured by what happened; `-` is the latest.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file: .svg, .dot, .mmd or .md.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of stage graphs, for editors.")
 @shared
-def graph(common: Common, file: str | None, output: Path | None, schema: bool) -> int:
+def graph(common: Common, file: str | None, run: str | None, output: Path | None, schema: bool) -> int:
     """Draw a stage graph as Mermaid, or as SVG with Graphviz.
 
     FILE is JSON or YAML; `-` is stdin. Stages are shaped by their type, edges carry their conditions, compensations
     are dashed. Drawn as it is written: `perdure verify` says whether it can run.
+
+    --run draws the graph that a run walks: each stage coloured by its state and saying it, the edges taken bold.
     """
-    if (file is None) is not schema:
-        raise Fault("perdure graph takes a FILE to draw, or --schema without one.")
+    if (file is not None) + (run is not None) + schema != 1:
+        raise Fault("perdure graph takes a FILE to draw, --run RUN, or --schema; one of them.")
+    if run is not None:
+        return _graph_of_run(common, run, output)
     if file is None:
-        _write(json.dumps(graph_schema(), indent=2) + "\n", output)
+        write(json.dumps(graph_schema(), indent=2) + "\n", output)
         return COMPLETED
     with faults():
         name, text = read_graph(file)
         definition = load_graph(text, file=name)
-    if common.is_json:
-        picture = {"file": name, "mermaid": mermaid(definition), "dot": dot(definition)}
-        _write(json.dumps(picture, indent=2, ensure_ascii=False) + "\n", output)
-        return COMPLETED
-    _write(_drawn(definition, output), output)
+    draw(Drawing((definition,)), {"file": name} if common.is_json else None, output)
     return COMPLETED
 
 
-def _drawn(definition: GraphDefinition, output: Path | None) -> str:
-    """The picture in the language that the file's suffix asks for."""
-    suffix = ".mmd" if output is None else output.suffix.lower()
-    if suffix == ".svg":
-        return _svg(dot(definition))
-    if suffix == ".dot":
-        return dot(definition)
-    if suffix == ".md":
-        return f"```mermaid\n{mermaid(definition)}```\n"
-    if suffix == ".mmd":
-        return mermaid(definition)
-    raise Fault(
-        f"--output is {str(output)!r}, and its suffix says no format. The formats are .svg, .dot, .mmd and .md."
-    )
+def _graph_of_run(common: Common, run: str, output: Path | None) -> int:
+    async def body(session: Session) -> int:
+        reader = await session.reader(run)
+        async with answering(session, [reader] if reader.info.is_open else []):
+            walked = await walked_graphs(reader)
+        if walked.dropped:
+            tell(f"{walked.dropped:,} earlier events are no longer held by the run; what they told is not drawn.")
+        draw(walked.drawing, walked.to_json() if common.is_json else None, output)
+        return COMPLETED
 
-
-def _svg(source: str) -> str:
-    program = shutil.which("dot")
-    if program is None:
-        raise Fault("SVG is drawn by Graphviz, and its program 'dot' is not on PATH. Install Graphviz, or write .mmd.")
-    try:
-        done = subprocess.run(  # noqa: S603 - the program was found on PATH, and no shell reads the graph
-            [program, "-Tsvg"], input=source.encode(), capture_output=True, timeout=DOT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise Fault(f"Graphviz took more than {DOT_SECONDS} s. Draw a smaller graph, or write .mmd.") from None
-    if done.returncode != 0:
-        told = cut(done.stderr.decode(errors="replace").strip())
-        raise Fault(f"Graphviz ended with status {done.returncode}: {told}")
-    return done.stdout.decode()
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Fault(f"{str(output)!r} cannot be written ({error.strerror}).") from error
-    tell(str(output))
+    return execute(common, body)

@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import starter
-from workflows.graph.pictures import dot, mermaid
+from runtime.commands.drawing import Drawing, draw
+from workflows.graph.pictures import STATE_FILLS, STATE_TEXTS, dot, mermaid
 from workflows.graph.verify import load_graph
+from workflows.graph.walk import StageState, Walk
 
 GRAPH = """\
 id: release
@@ -67,6 +70,41 @@ digraph "release" {
 """
 
 
+WALK = Walk(
+    "compensated",
+    {"check": "compensated", "ask": "compensation_failed", "tidy": "succeeded"},
+    {"check": 2, "ask": 1},
+    frozenset({("check", "ask")}),
+)
+
+MERMAID_OF_RUN = """\
+flowchart TD
+    s0("Check #34;all#34; #124; of it<br/>vote, 2 agents<br/>↩ compensated, ran 2 times"):::compensated
+    s1{{"ask<br/>approval<br/>✗ compensation failed"}}:::compensation_failed
+    s2["tidy<br/>1 action<br/>✓ succeeded, as a compensation"]:::succeeded
+    u1["undo ask<br/>tell<br/>✗ failed"]:::failed
+    start((start))
+    start ==> s0
+    s0 ==>|"good: stage.check.answer = #34;yes#34;"| s1
+    s1 -->|"go.at not exists and go.n ≥ 2"| s2
+    s0 -.->|"undone by"| s2
+    s1 -.->|"undone by"| u1
+    subgraph legend["Run ship-1: compensated"]
+    l0["✓ succeeded"]:::succeeded
+    l1["✗ failed"]:::failed
+    l2["↩ compensated"]:::compensated
+    l3["✗ compensation failed"]:::compensation_failed
+    bold["bold: the way it went"]:::not_reached
+    end
+    classDef compensated fill:#e9d5ff,stroke:#1f2937,color:#1f2937
+    classDef compensation_failed fill:#f0abfc,stroke:#1f2937,color:#1f2937
+    classDef succeeded fill:#bbf7d0,stroke:#1f2937,color:#1f2937
+    classDef failed fill:#fca5a5,stroke:#1f2937,color:#1f2937
+    classDef not_reached fill:#ffffff,stroke:#1f2937,color:#1f2937
+    linkStyle 3,4 stroke-width:3px
+"""
+
+
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -77,6 +115,53 @@ def test_picture_in_both_languages() -> None:
     """Stages by type, edges with their conditions, compensations dashed; hostile labels stay labels."""
     graph = load_graph(GRAPH)
     assert [mermaid(graph), dot(graph)] == [MERMAID, DOT]
+
+
+def test_picture_of_a_run() -> None:
+    """Stages say and show how they stand, how often they ran and what undid them; the way it went is bold."""
+    graph = load_graph(GRAPH)
+    assert mermaid(graph, walks=[WALK], caption="Run ship-1: compensated") == MERMAID_OF_RUN
+    drawn = dot(graph, walks=[WALK], caption="Run ship-1: compensated").splitlines()
+    assert [line.strip() for line in drawn if "penwidth" in line] == [
+        "start -> s0 [penwidth=3]",
+        's0 -> s1 [label="good: stage.check.answer = \\"yes\\"", penwidth=3]',
+        's0 -> s2 [label="undone by", style=dashed, penwidth=3]',
+        's1 -> u1 [label="undone by", style=dashed, penwidth=3]',
+    ]
+    assert '    subgraph cluster_legend { label="Run ship-1: compensated"' in drawn
+
+
+def test_picture_of_a_chain() -> None:
+    """Each graph of a chain has a frame that says how it stands; names do not meet."""
+    graph = load_graph(GRAPH)
+    lines = mermaid(graph, graph, walks=[Walk("completed"), Walk("running")]).splitlines()
+    frames = [line.strip() for line in lines if line.strip().startswith(("subgraph", "g0 ", "g0start", "g1start"))]
+    assert frames == [
+        'subgraph g0["1 of 2, Release: completed"]',
+        "g0start((start))",
+        "g0start --> g0s0",
+        'subgraph g1["2 of 2, Release: running"]',
+        "g1start((start))",
+        "g1start --> g1s0",
+        "g0 --> g1",
+        'subgraph legend[""]',
+    ]
+    assert "    g0u1 -> g1s0 [ltail=cluster_g0, lhead=cluster_g1]" in dot(graph, graph, walks=[WALK, WALK]).splitlines()
+
+
+def test_every_state_has_its_words_and_colour() -> None:
+    """No state is left without either, and no two look the same."""
+    assert set(get_args(StageState)) == STATE_TEXTS.keys() == STATE_FILLS.keys()
+    assert len(set(STATE_FILLS.values())) == len(STATE_FILLS)
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+def test_picture_of_a_run_is_drawn(tmp_path: Path) -> None:
+    """Graphviz takes a picture of a run, of one graph and of a chain."""
+    graph = load_graph(GRAPH)
+    for graphs in ((graph,), (graph, graph)):
+        draw(Drawing(graphs, (WALK,) * len(graphs), "Run <1>"), None, tmp_path / "run.svg")
+        assert "Run &lt;1&gt;" in (tmp_path / "run.svg").read_text()
 
 
 def test_graph_prints_mermaid(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +190,7 @@ def test_graph_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["graph"], "perdure graph takes a FILE to draw, or --schema without one.\n"),
+        (["graph"], "perdure graph takes a FILE to draw, --run RUN, or --schema; one of them.\n"),
         (["graph", "absent.yaml"], "'absent.yaml' cannot be read (No such file or directory).\n"),
         (
             ["graph", "broken.json"],

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from runtime.commands.answers import given_answer, told_fields, value_of
+from runtime.commands.answers import given_answer, value_of
 from runtime.commands.inputs import read_state
 from runtime.commands.options import Fault
 from runtime.commands.run import divided
 from runtime.commands.targets import Asked, Target, resolve
 from runtime.endings import ending_lines
-from runtime.report import View, answer_command, live_view, moment, progress_lines, run_line
-from runtime.watching import Ending, RunInfo
+from runtime.questions import answer_command, told_fields, waiting_lines
+from runtime.report import View, live_view, progress_lines, run_line
+from runtime.texts import moment
+from runtime.watching import Ending, RunInfo, report_of
 from workflows.approvals import ApprovalRequest
 from workflows.errors import PayloadTooLarge
 from workflows.graph.definition import ApprovalField
@@ -285,12 +287,22 @@ def view() -> View:
     ):
         seen.note({"offset": number, "time": "2026-01-31T12:00:30.000Z", "event": event})
     seen.events = []
-    seen.approvals = [{"id": "2.review", "stage": "review", "prompt": "Ship\nit?", "deadline": "2026-02-01T12:00:00Z"}]
+    seen.approvals = [
+        {
+            "id": "2.review",
+            "stage": "review",
+            "prompt": "Ship\nit?",
+            "fields": [{"name": "go", "options": ["yes", "no"], "required": True}],
+            "asked": "2026-01-31T12:00:00Z",
+            "deadline": "2026-02-01T12:00:00Z",
+        }
+    ]
     return seen
 
 
 WAITING = [
     f"… stage 'review' waits for an answer until {moment('2026-02-01T12:00:00Z')}: Ship it?",
+    "  go (required, one of 'yes', 'no')",
     "  perdure approve ship-1 2.review --local",
 ]
 
@@ -321,6 +333,20 @@ def test_live_view_shows_stages_and_what_waits(view: View) -> None:
         "budget: 7 tokens used, no limit",
         *WAITING,
     ]
+
+
+def test_many_questions_are_counted(view: View) -> None:
+    """A view has room for some questions, and says how many more there are."""
+    lines = waiting_lines("ship-1", view.approvals * 7, "")
+    assert lines[-1] == "… 2 more wait; `perdure approvals ship-1` lists them"
+    assert len(lines) == 16
+
+
+def test_failed_chain_tells_the_graphs_before() -> None:
+    """A chain that failed has the shape of one that completed: every graph that was begun."""
+    failed, before = {"status": "failed"}, [{"status": "completed"}]
+    details = [report_of("Chain", [failed, before]), report_of("Chain", [failed]), report_of("StageGraph", [failed])]
+    assert [*details, report_of("Chain", [])] == [[*before, failed], [failed], failed, None]
 
 
 def test_answer_command_can_be_pasted() -> None:

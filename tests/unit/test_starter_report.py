@@ -15,13 +15,12 @@ from runtime.report import (
     EVENT_TEXTS,
     View,
     budget_line,
-    clock,
-    duration,
     event_line,
     live_view,
     progress_lines,
     run_line,
 )
+from runtime.texts import clock, duration
 from runtime.watching import Ending, RunInfo
 from workflows.events import WorkflowEvent
 

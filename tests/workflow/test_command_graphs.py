@@ -5,6 +5,7 @@ The folder, its server and its worker are made as for `test_command`, once for t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -189,8 +190,10 @@ def test_approval_is_listed_and_answered(remote: Perdure) -> None:
         "  note (optional)",
         "  perdure approve ship 1.review",
     ]
-    assert remote("show", "ship").out.splitlines()[-2:] == [
+    assert remote("show", "ship").out.splitlines()[-4:] == [
         "… stage 'review' waits for an answer: Ship it?",
+        "  decision: Your decision (required, one of 'yes', 'no')",
+        "  note (optional)",
         "  perdure approve ship 1.review",
     ]
 
@@ -248,6 +251,110 @@ def test_denied_graph_tells_what_was_undone(remote: Perdure) -> None:
     result = remote("result", "denied")
     assert (result.code, result.value["status"]) == (1, "compensated")
     assert result.err.splitlines() == watched.out.splitlines()[-6:]
+
+
+def _states(remote: Perdure, name: str) -> tuple[list[str], dict[str, str], list[list[str]]]:
+    """What `perdure graph --run` tells: the status of each graph, and the first one's states and ways taken."""
+    drawn = remote("graph", "--run", name, "--json")
+    assert (drawn.code, drawn.err) == (0, ""), drawn
+    graphs = drawn.value["graphs"]
+    states = {stage["id"]: stage["state"] for stage in graphs[0]["stages"]}
+    return [graph["status"] for graph in graphs], states, graphs[0]["taken"]
+
+
+def test_run_is_drawn_as_it_stands(remote: Perdure) -> None:
+    """The picture of a run that waits, and of the same run when it has failed and was compensated."""
+    _started(remote, "drawn", "ship.yaml", "--state", '{"what": "it"}')
+    _waiting(remote, "drawn")
+    way = [["plan", "review"]]
+    assert _states(remote, "drawn") == (
+        ["running"],
+        {"plan": "succeeded", "review": "waiting", "check": "not_reached"},
+        way,
+    )
+    drawn = remote("graph", "--run", "drawn")
+    assert (drawn.code, drawn.err) == (0, "")
+    assert '    s1{{"review<br/>approval<br/>… waits for a person"}}:::waiting' in drawn.out.splitlines()
+    assert '    subgraph legend["Run drawn: running"]' in drawn.out.splitlines()
+
+    remote("approve", "drawn", "--deny")
+    _ended(remote, "drawn")
+    assert _states(remote, "drawn") == (
+        ["compensated"],
+        {"plan": "compensated", "review": "succeeded", "check": "failed"},
+        [*way, ["review", "check"]],
+    )
+
+
+def test_cancelled_and_terminated_runs_are_drawn(remote: Perdure, place: Place) -> None:
+    """A run that was cancelled reports what it undid; of one that was terminated the events tell."""
+    for name in ("stopped", "killed"):
+        _started(remote, name, "ship.yaml", "--state", '{"what": "it"}')
+        _waiting(remote, name)
+    assert remote("cancel", "stopped").code == 0
+    states = {"plan": "compensated", "review": "failed", "check": "not_reached"}
+    assert _states(remote, "stopped") == (["compensated"], states, [["plan", "review"]])
+    asyncio.run(commanding._terminate(place.address, "killed"))
+    states = {"plan": "succeeded", "review": "cut_off", "check": "not_reached"}
+    assert _states(remote, "killed") == (["cut off"], states, [["plan", "review"]])
+    captions = [
+        remote("graph", "--run", name).out.partition("legend[")[2].partition("]")[0] for name in ("stopped", "killed")
+    ]
+    assert captions == ['"Run stopped: cancelled, compensated"', '"Run killed: terminated, cut off"']
+
+
+def test_chain_is_drawn_with_the_graph_it_is_at(remote: Perdure) -> None:
+    """Every graph of a chain has a frame; the one that waits is running, the one after it is not begun."""
+    started = remote(
+        "run", "first.json", "plain.yml", "second.json", "--state", '{"what": 1}', "--id", "links", "--detach"
+    )
+    assert started.code == 0, started.err
+    _waiting(remote, "links")
+    assert _states(remote, "links") == (["completed", "running", "not begun"], {"only": "succeeded"}, [])
+    drawn = remote("graph", "--run", "links").out.splitlines()
+    assert '    subgraph legend["Run links, graph 2 of 3: running"]' in drawn
+    remote("approve", "links")
+    _ended(remote, "links")
+    assert _states(remote, "links")[0] == ["completed"] * 3
+
+
+def test_run_without_a_graph_is_not_drawn(remote: Perdure) -> None:
+    """A run of another type is told by its type, with the command that shows it."""
+    remote("run", "Steps", "[]", "--id", "phases", "--json")
+    assert remote("graph", "--run", "phases") == Ran(
+        2,
+        "",
+        "Run 'phases' is of the type 'Steps', and only runs of StageGraph and Chain have a graph to draw. "
+        "See it with `perdure show phases`.\n",
+    )
+
+
+def test_question_is_told_while_the_run_is_waited_for(remote: Perdure, place: Place) -> None:
+    """`run --json` keeps stdout for its one document, and tells each question once on stderr, with its answer."""
+    environ = {**os.environ, "TEMPORAL_ADDRESS": place.address, "PERDURE_TASK_QUEUE": SERVED}
+    command = ["run", "ship.yaml", "--state", '{"what": "it"}', "--id", "told", "--json"]
+    with subprocess.Popen(
+        [sys.executable, str(STARTER), *command],
+        cwd=place.folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(6)]
+        assert remote("approve", "told", "--field", "decision=yes").code == 0
+        out, err = process.communicate(timeout=WAIT_SECONDS)
+    assert lines[0] == "A person must answer:\n"
+    assert lines[1].startswith("told  1.review  stage 'review', asked ")
+    assert lines[2:] == [
+        "  Ship it?\n",
+        "  decision: Your decision (required, one of 'yes', 'no')\n",
+        "  note (optional)\n",
+        "  perdure approve told 1.review\n",
+    ]
+    assert (process.returncode, err, json.loads(out)["status"]) == (0, "", "completed")
 
 
 def test_approval_without_fields_is_answered_by_the_command_alone(remote: Perdure) -> None:

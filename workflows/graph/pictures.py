@@ -1,13 +1,16 @@
 """A stage graph as a picture: Mermaid for texts, DOT for Graphviz.
 
-Stages are shaped by their type, edges carry their conditions, compensations are dashed. Pure.
+Stages are shaped by their type, edges carry their conditions, compensations are dashed. Where it is known what happened
+in a run, stages are coloured by their state and the edges taken are bold. Pure.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import get_args
 
 from workflows.errors import cut
 from workflows.graph.definition import (
@@ -19,6 +22,7 @@ from workflows.graph.definition import (
     StageRefCompensation,
     Step,
 )
+from workflows.graph.walk import UNDOING, StageState, Walk
 
 LABEL_LENGTH = 60
 # A label that is longer widens the whole picture.
@@ -61,12 +65,54 @@ FILLS = {
 INK = "#1f2937"
 # Dark on pale fills: readable on a white page and on a dark one.
 
+BOLD = 3
+# Points of a line that was followed, beside 1 of one that was not.
+
+STATE_TEXTS: dict[StageState, str] = {
+    "succeeded": "✓ succeeded",
+    "failed": "✗ failed",
+    "skipped": "- skipped",
+    "compensated": "↩ compensated",
+    "compensation_failed": "✗ compensation failed",
+    "running": "▶ running",
+    "waiting": "… waits for a person",
+    "compensating": "▶ being compensated",
+    "cut_off": "✗ cut off: the run ended",
+    "not_reached": "not reached",
+}
+"""The state in words: nobody has to tell colours apart."""
+
+STATE_FILLS: dict[StageState, str] = {
+    "succeeded": "#bbf7d0",
+    "failed": "#fca5a5",
+    "skipped": "#e2e8f0",
+    "compensated": "#e9d5ff",
+    "compensation_failed": "#f0abfc",
+    "running": "#bfdbfe",
+    "waiting": "#fde047",
+    "compensating": "#c7d2fe",
+    "cut_off": "#fdba74",
+    "not_reached": "#ffffff",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _Node:
     name: str
     kind: str
     lines: tuple[str, ...]
+    state: StageState | None = None
+    """None where nothing is known of a run."""
+
+    @property
+    def look(self) -> str:
+        """What colours it."""
+        return self.state or self.kind
+
+    @property
+    def fill(self) -> str:
+        """Its colour."""
+        return STATE_FILLS[self.state] if self.state else FILLS[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,74 +121,167 @@ class _Arrow:
     target: str
     label: str = ""
     is_dashed: bool = False
+    is_bold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
+    name: str
     nodes: list[_Node]
     arrows: list[_Arrow]
-    start: str | None
-    """The node where a run begins."""
+    start: str
+    """The node in front of the first stage."""
+    title: str = ""
+    """Of the frame around it, where it is one of several."""
 
 
-def mermaid(graph: GraphDefinition) -> str:
-    """The graph as a Mermaid flowchart."""
-    picture = _picture(graph)
+def mermaid(*graphs: GraphDefinition, walks: Sequence[Walk] = (), caption: str = "") -> str:
+    """The graph as a Mermaid flowchart; several are those of a chain, each in a frame of its own.
+
+    `walks` says what happened to each of them; a legend comes with it, under the caption.
+    """
+    pictures = _pictures(graphs, walks)
     lines = ["flowchart TD"]
-    for node in picture.nodes:
-        opening, closing = MERMAID_SHAPES[node.kind]
-        label = "<br/>".join(_mermaid_text(line) for line in node.lines)
-        lines.append(f"    {node.name}{opening}{label}{closing}:::{node.kind}")
-    if picture.start is not None:
-        lines += ["    start((start))", f"    start --> {picture.start}"]
-    for arrow in picture.arrows:
-        line = "-.->" if arrow.is_dashed else "-->"
-        label = f'|"{_mermaid_text(arrow.label)}"|' if arrow.label else ""
-        lines.append(f"    {arrow.source} {line}{label} {arrow.target}")
-    for kind in dict.fromkeys(node.kind for node in picture.nodes):
-        lines.append(f"    classDef {kind} fill:{FILLS[kind]},stroke:{INK},color:{INK}")
+    for picture in pictures:
+        frame = f'    subgraph {picture.name}["{_mermaid_text(picture.title)}"]'
+        lines += [frame, *_mermaid_lines(picture), "    end"] if picture.title else _mermaid_lines(picture)
+    lines += [f"    {before.name} --> {after.name}" for before, after in pairwise(pictures)]
+    shown = [node for picture in pictures for node in picture.nodes]
+    legend = _legend(shown) if walks else []
+    if legend:
+        lines += [f'    subgraph legend["{_mermaid_text(caption)}"]', *map(_mermaid_node, legend), "    end"]
+    for look, fill in {node.look: node.fill for node in (*shown, *legend)}.items():
+        lines.append(f"    classDef {look} fill:{fill},stroke:{INK},color:{INK}")
+    arrows = [arrow for picture in pictures for arrow in picture.arrows]
+    bold = [str(number) for number, arrow in enumerate(arrows) if arrow.is_dashed and arrow.is_bold]
+    lines += [f"    linkStyle {','.join(bold)} stroke-width:{BOLD}px"] if bold else []
     return "\n".join(lines) + "\n"
 
 
-def dot(graph: GraphDefinition) -> str:
-    """The graph in Graphviz's language."""
-    picture = _picture(graph)
+def _mermaid_lines(picture: _Picture) -> list[str]:
+    lines = [_mermaid_node(node) for node in picture.nodes]
+    lines += [f"    {arrow.source}((start))" for arrow in picture.arrows if arrow.source == picture.start]
+    return lines + [_mermaid_arrow(arrow) for arrow in picture.arrows]
+
+
+def _mermaid_node(node: _Node) -> str:
+    opening, closing = MERMAID_SHAPES[node.kind]
+    return f"    {node.name}{opening}{'<br/>'.join(map(_mermaid_text, node.lines))}{closing}:::{node.look}"
+
+
+def _mermaid_arrow(arrow: _Arrow) -> str:
+    # Mermaid has no line that is dashed and thick; those get a linkStyle.
+    line = "-.->" if arrow.is_dashed else "==>" if arrow.is_bold else "-->"
+    label = f'|"{_mermaid_text(arrow.label)}"|' if arrow.label else ""
+    return f"    {arrow.source} {line}{label} {arrow.target}"
+
+
+def dot(*graphs: GraphDefinition, walks: Sequence[Walk] = (), caption: str = "") -> str:
+    """The same in Graphviz's language."""
+    pictures = _pictures(graphs, walks)
     lines = [
-        f"digraph {_dot_text(graph.id)} {{",
+        f"digraph {_dot_text(graphs[0].id)} {{",
         f'    node [fontname="sans-serif", color="{INK}", fontcolor="{INK}"]',
         f'    edge [fontname="sans-serif", fontsize=10, color="{INK}"]',
     ]
-    for node in picture.nodes:
-        label = _dot_text("\n".join(node.lines))
-        lines.append(f'    {node.name} [label={label}, {DOT_SHAPES[node.kind]}, fillcolor="{FILLS[node.kind]}"]')
-    if picture.start is not None:
-        lines += [f'    start [label="", shape=point, color="{INK}"]', f"    start -> {picture.start}"]
-    for arrow in picture.arrows:
-        dashed = ", style=dashed" if arrow.is_dashed else ""
-        lines.append(f"    {arrow.source} -> {arrow.target} [label={_dot_text(arrow.label)}{dashed}]")
+    if walks:
+        lines.append(f'    graph [fontname="sans-serif", color="{INK}", fontcolor="{INK}", compound=true]')
+    for picture in pictures:
+        frame = f"    subgraph cluster_{picture.name} {{ label={_dot_text(picture.title)}"
+        lines += [frame, *_dot_lines(picture), "    }"] if picture.title else _dot_lines(picture)
+    for before, after in pairwise(pictures):
+        if before.nodes and after.nodes:
+            ends = f"ltail=cluster_{before.name}, lhead=cluster_{after.name}"
+            lines.append(f"    {before.nodes[-1].name} -> {after.nodes[0].name} [{ends}]")
+    if walks:
+        legend = _legend([node for picture in pictures for node in picture.nodes])
+        lines += [f"    subgraph cluster_legend {{ label={_dot_text(caption)}", *map(_dot_node, legend), "    }"]
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _picture(graph: GraphDefinition) -> _Picture:
-    names = {stage.id: f"s{number}" for number, stage in enumerate(graph.stages)}
-    nodes = [_Node(names[stage.id], stage.step.type, _stage_lines(stage)) for stage in graph.stages]
-    arrows = [
-        _Arrow(names[edge.source], names[edge.target], _edge_label(edge))
+def _dot_lines(picture: _Picture) -> list[str]:
+    lines = [_dot_node(node) for node in picture.nodes]
+    starts = [arrow.source for arrow in picture.arrows if arrow.source == picture.start]
+    lines += [f'    {start} [label="", shape=point, color="{INK}"]' for start in starts]
+    return lines + [_dot_arrow(arrow, picture.start) for arrow in picture.arrows]
+
+
+def _dot_node(node: _Node) -> str:
+    label = _dot_text("\n".join(node.lines))
+    return f'    {node.name} [label={label}, {DOT_SHAPES[node.kind]}, fillcolor="{node.fill}"]'
+
+
+def _dot_arrow(arrow: _Arrow, start: str) -> str:
+    attributes = [] if arrow.source == start else [f"label={_dot_text(arrow.label)}"]
+    attributes += ["style=dashed"] if arrow.is_dashed else []
+    attributes += [f"penwidth={BOLD}"] if arrow.is_bold else []
+    told = f" [{', '.join(attributes)}]" if attributes else ""
+    return f"    {arrow.source} -> {arrow.target}{told}"
+
+
+def _pictures(graphs: Sequence[GraphDefinition], walks: Sequence[Walk]) -> list[_Picture]:
+    if len(graphs) == 1:
+        return [_picture(graphs[0], walks[0] if walks else None)]
+    pictures = []
+    for number, graph in enumerate(graphs):
+        walk = walks[number] if walks else None
+        told = f": {walk.status}" if walk else ""
+        title = f"{number + 1} of {len(graphs)}, {cut(graph.name, LABEL_LENGTH)}{told}"
+        pictures.append(_picture(graph, walk, f"g{number}", title))
+    return pictures
+
+
+def _picture(graph: GraphDefinition, walk: Walk | None, prefix: str = "", title: str = "") -> _Picture:
+    names = {stage.id: f"{prefix}s{number}" for number, stage in enumerate(graph.stages)}
+    start = f"{prefix}start"
+    nodes = [_stage_node(names[stage.id], stage, walk) for stage in graph.stages]
+    was_begun = bool(walk and walk.visits)
+    arrows = [_Arrow(start, names[graph.start], is_bold=was_begun)] if graph.start in names else []
+    arrows += [
+        _Arrow(
+            names[edge.source],
+            names[edge.target],
+            _edge_label(edge),
+            is_bold=walk is not None and (edge.source, edge.target) in walk.taken,
+        )
         for edge in graph.edges
         if edge.source in names and edge.target in names
     ]
     for number, stage in enumerate(graph.stages):
+        undoing = UNDOING.get(walk.states.get(stage.id, "not_reached"), "not_reached") if walk else None
+        is_undone = undoing not in (None, "not_reached")
         compensation = stage.compensation
         if isinstance(compensation, StageRefCompensation) and compensation.stage_id in names:
-            arrows.append(_Arrow(names[stage.id], names[compensation.stage_id], "undone by", is_dashed=True))
+            target = names[compensation.stage_id]
+            arrows.append(_Arrow(names[stage.id], target, "undone by", is_dashed=True, is_bold=is_undone))
         if isinstance(compensation, ProposalCompensation):
-            nodes.append(_Node(f"u{number}", "proposal", (f"undo {stage.name}", *_tools(compensation))))
-            arrows.append(_Arrow(names[stage.id], f"u{number}", "undone by", is_dashed=True))
-    return _Picture(nodes, arrows, names.get(graph.start))
+            target = f"{prefix}u{number}"
+            told = [STATE_TEXTS[undoing]] if undoing else []
+            lines = (f"undo {stage.name}", *_tools(compensation), *told)
+            nodes.append(_Node(target, "proposal", lines, undoing))
+            arrows.append(_Arrow(names[stage.id], target, "undone by", is_dashed=True, is_bold=is_undone))
+    return _Picture(prefix, nodes, arrows, start, title)
 
 
-def _stage_lines(stage: Stage) -> tuple[str, ...]:
-    return (cut(stage.name, LABEL_LENGTH), *_step_lines(stage.step))
+def _stage_node(name: str, stage: Stage, walk: Walk | None) -> _Node:
+    lines = (cut(stage.name, LABEL_LENGTH), *_step_lines(stage.step))
+    if walk is None:
+        return _Node(name, stage.step.type, lines)
+    state, visits = walk.states.get(stage.id, "not_reached"), walk.visits.get(stage.id, 0)
+    told = STATE_TEXTS[state]
+    if visits > 1:
+        told += f", ran {visits:,} times"
+    elif not visits and state != "not_reached":
+        told += ", as a compensation"
+    return _Node(name, stage.step.type, (*lines, told), state)
+
+
+def _legend(shown: Sequence[_Node]) -> list[_Node]:
+    """A node for each state that the picture shows."""
+    states = {node.state for node in shown}
+    known = [state for state in get_args(StageState) if state in states]
+    explained = [_Node(f"l{number}", "proposal", (STATE_TEXTS[state],), state) for number, state in enumerate(known)]
+    return [*explained, _Node("bold", "proposal", ("bold: the way it went",), "not_reached")]
 
 
 def _step_lines(step: Step) -> Iterator[str]:
