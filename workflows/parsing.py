@@ -7,6 +7,7 @@ task is tried again for ever.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,23 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MOST_PROBLEMS = 5
 # In one message; the caller mends these and learns of the rest.
+
+WRITTEN_AS = {
+    **dict.fromkeys(("tuple_type", "list_type", "set_type", "frozen_set_type", "iterable_type"), "a list"),
+    **dict.fromkeys(
+        ("dict_type", "model_type", "model_attributes_type", "mapping_type", "dataclass_type"), "an object"
+    ),
+    **dict.fromkeys(("string_type", "string_sub_type", "string_unicode"), "a text"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "none_required": "null",
+    "invalid-json-value": "JSON",
+}
+"""What a person writes, by the fault that pydantic has in its own words, which are Python's."""
+
+LENGTHS = {"String should": "text should", "Tuple should": "list should", "Dictionary should": "object should"}
+"""Beginnings of what pydantic says of a length."""
 
 
 def parse(model: type[Model], value: Any, where: str, rejection: type[PerdureError]) -> Model:
@@ -43,9 +61,25 @@ def _problem(mistake: Any, known: Sequence[str], where: str) -> str:
         return f"{where}: {path!r} is not known.{nearest(path, known)}"
     if mistake["type"] == "missing":
         return f"{where}: {path!r} is missing."
-    found = cut(repr(mistake["input"]))
-    reason = mistake["msg"][:1].lower() + mistake["msg"][1:]
+    found, reason = told(mistake["input"]), reason_of(mistake)
     return f"{where}: {path!r} is {found}; {reason}." if path else f"{where} is {found}; {reason}."
+
+
+def reason_of(mistake: Any) -> str:
+    """What a value should have been, in the words of who wrote it as JSON, YAML or TOML."""
+    if mistake["type"] in WRITTEN_AS:
+        return f"input should be {WRITTEN_AS[mistake['type']]}"
+    message: str = mistake["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    for python, written in LENGTHS.items():
+        message = message.replace(python, written)
+    return message[:1].lower() + message[1:]
+
+
+def told(found: Any) -> str:
+    """What was found: a text or a number as it is written, of anything larger what it is."""
+    if isinstance(found, (dict, list, tuple)):
+        return "an object" if isinstance(found, dict) else "a list"
+    return cut(repr(found) if isinstance(found, str) else json.dumps(found, default=repr))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

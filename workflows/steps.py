@@ -35,6 +35,15 @@ Attempts = Annotated[int, Field(gt=0, le=10_000)]
 # Temporal holds it in 32 bits; at the slowest retry ten thousand take more than three days.
 
 
+def _at_least_one(turns: int) -> int:
+    return max(1, turns)
+
+
+Turns = Annotated[NonNegativeInt, AfterValidator(_at_least_one)]
+# car accepts 0 and leaves its meaning to the caller's own model loop. An agent that is never asked has no answer, so
+# here it counts as 1; verify warns of it.
+
+
 def _not_reserved(name: str) -> str:
     if name.startswith("/_sys/"):
         raise ValueError("'/_sys/' begins the names of Temporal's own task queues")
@@ -93,7 +102,7 @@ class AgentSpec(Stored):
     name: str
     system_prompt: str = ""
     tools: tuple[str, ...] = ()
-    max_turns: PositiveInt = DEFAULT_MAX_TURNS
+    max_turns: Turns = DEFAULT_MAX_TURNS
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     """May carry `model`, `provider`, `temperature`, `task`."""
     cache_control: bool = False

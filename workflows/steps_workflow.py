@@ -20,7 +20,7 @@ from workflows.budget import BudgetSnapshot
 from workflows.calls import CANCELLED_TEXT, failed
 from workflows.errors import DuplicateTaskIds, InputRejected, PayloadTooLarge
 from workflows.oversize import KEPT_OUTPUT_BYTES, lightened
-from workflows.parsing import nearest, problems
+from workflows.parsing import nearest, problems, told
 from workflows.steps import AgentStepSpec, StepOutcome
 from workflows.verbs import AgentWorkflow
 from workflows.wire import Stored
@@ -62,8 +62,7 @@ def parse_phases(value: Any) -> tuple[PhaseSpec, ...]:
     Raises `InputRejected`, naming every field that is wrong, or `DuplicateTaskIds`.
     """
     if not isinstance(value, list):
-        found = type(value).__name__
-        raise InputRejected(f'Steps takes a list of phases, [{{"name": …, "steps": […]}}]; it was given a {found}.')
+        raise InputRejected(f'Steps takes a list of phases, [{{"name": …, "steps": […]}}]; it was given {told(value)}.')
     try:
         phases = _PHASES.validate_python(value)
     except ValidationError as error:

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,10 +17,12 @@ from runtime.commands.drawing import Drawing, draw, walked_graphs, write
 from runtime.commands.hosting import answering
 from runtime.commands.options import COMPLETED, WRONG_USAGE, Common, Fault, shared
 from runtime.commands.session import Session, execute, faults, print_json, tell
+from workflows.graph.chaining import Chained
+from workflows.graph.reading import Unreadable, parse_text
 from workflows.graph.schema import graph_schema
 from workflows.graph.step_checks import Served
 from workflows.graph.verdict import Estimate, Verdict
-from workflows.graph.verify import load_graph, verify_graph
+from workflows.graph.verify import examine, load_graph
 
 STDIN = "-"
 STDIN_NAME = "<stdin>"
@@ -35,24 +38,47 @@ SHOWN = 20
 @click.option(
     "--given", multiple=True, metavar="KEY", help="A state key that the start will bring; may be given again."
 )
+@click.option("--chain", "is_chain", is_flag=True, help="The FILEs run one after the other, as `perdure run A B` does.")
 @shared
-def verify(common: Common, files: tuple[str, ...], lenient: bool, agents: str | None, given: tuple[str, ...]) -> int:
+def verify(
+    common: Common, files: tuple[str, ...], lenient: bool, agents: str | None, given: tuple[str, ...], is_chain: bool
+) -> int:
     """Check stage graphs without running them; exit 2 where one cannot run.
 
     FILE is JSON or YAML; `-` is stdin. Doubts (unknown fields, references that nothing can fill) count as errors
-    unless --lenient says otherwise; warnings never do.
+    unless --lenient says otherwise; warnings never do. With --chain, what one graph leaves the next may refer to.
     """
     with faults():
-        served = served_by(agents)
-        verdicts = [
-            (name, verify_graph(text, file=name, given=given, served=served)) for name, text in map(read_graph, files)
-        ]
+        read, served = [read_graph(name) for name in files], served_by(agents)
+        verdicts = _judged(read, given, served, is_chain=is_chain)
     if common.is_json:
         print_json([{"file": name, **verdict.model_dump(mode="json")} for name, verdict in verdicts])
     else:
         for name, verdict in verdicts:
             _print(name, verdict)
     return COMPLETED if all(is_accepted(verdict, lenient=lenient) for _, verdict in verdicts) else WRONG_USAGE
+
+
+def _judged(
+    read: Sequence[tuple[str, str]], given: Sequence[str], served: Served, *, is_chain: bool
+) -> list[tuple[str, Verdict]]:
+    """The verdict on each file, by its name."""
+    verdicts, chained = [], Chained(given)
+    for name, text in read:
+        value = _value(text, name) if is_chain else None
+        definition, verdict = examine(text, file=name, given=chained.given_to(value), served=served)
+        verdicts.append((name, verdict))
+        if is_chain and definition is not None:
+            chained.add(definition)
+    return verdicts
+
+
+def _value(text: str, name: str) -> Any:
+    """What a text says; None where it cannot be read, which is for the verdict to tell."""
+    try:
+        return parse_text(text, name).value
+    except Unreadable:
+        return None
 
 
 def is_accepted(verdict: Verdict, *, lenient: bool) -> bool:

@@ -5,7 +5,7 @@ Law: a mistake in the input is told before anything is started. Stage graphs are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from runtime.commands.options import Fault
 from runtime.plugin import load_workflows, workflow_name
 from workflows import GraphDefinition, parse_phases
 from workflows.errors import InputRejected
-from workflows.graph.keys import Keys, keys_of
+from workflows.graph.chaining import Chained
 from workflows.graph.reading import SUFFIXES
 from workflows.graph.step_checks import Served
-from workflows.graph.templates import references
 from workflows.graph.verdict import Issue, Verdict
 from workflows.graph.verify import examine
 from workflows.graph_workflows import ChainInput
@@ -69,14 +68,17 @@ class _Judged:
     definitions: list[GraphDefinition] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
-    _left: list[Keys] = field(default_factory=list)
+    chained: Chained = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chained = Chained((self.asked.state or {}).keys())
 
     def judge(self, source: Document, served: Served) -> None:
         """Judge the next graph."""
         definition, verdict = examine(
             source.value if source.text is None else source.text,
             file=None if source.text is None else source.name,
-            given={*(self.asked.state or {}), *self._left_for(source.value)},
+            given=self.chained.given_to(source.value),
             served=served,
         )
         self.lines += [_issue_line(source.name, issue) for issue in verdict.issues]
@@ -84,12 +86,7 @@ class _Judged:
             self.refusals.append(_refusal(source.name, verdict))
         if definition is not None:
             self.definitions.append(definition)
-            self._left.append(keys_of(definition))
-
-    def _left_for(self, value: Any) -> Iterator[str]:
-        """The keys that a definition mentions and a graph before it may leave."""
-        mentioned = {*references(value), *_texts(value)} if self._left else ()
-        return (key for key in mentioned if any(key in keys for keys in self._left))
+            self.chained.add(definition)
 
 
 def is_document(name: str) -> bool:
@@ -150,6 +147,8 @@ def _of_own(source: Document, asked: Asked) -> Target:
     if source.name == STAGE_GRAPH_WORKFLOW:
         return _graph(source, asked)
     chain = parse(ChainInput, source.value, CHAIN_WORKFLOW, InputRejected)
+    if not chain.graphs:
+        raise Fault("Chain: 'graphs' is empty. A chain has at least one graph.")
     sources = [Document(f"graph {number}", graph) for number, graph in enumerate(chain.graphs)]
     return _chain(sources, replace(asked, state={**chain.initial_state, **(asked.state or {})}))
 
@@ -203,18 +202,3 @@ def _refusal(name: str, verdict: Verdict) -> str:
     counted = " and ".join(text for text, count in zip(found, (errors, doubts), strict=True) if count)
     remedy = "" if errors else " --lenient starts it all the same."
     return f"{name}: {counted}; nothing was started.{remedy}"
-
-
-def _texts(value: Any) -> Collection[str]:
-    """Every text in a JSON value."""
-    texts: set[str] = set()
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            texts.add(item)
-        elif isinstance(item, dict):
-            waiting += item.values()
-        elif isinstance(item, list):
-            waiting += item
-    return texts

@@ -12,8 +12,9 @@ import pytest
 
 import starter
 from runtime.commands.drawing import Drawing, draw
+from workflows.graph.definition import PatternStep
 from workflows.graph.pictures import STATE_FILLS, STATE_TEXTS, dot, mermaid
-from workflows.graph.verify import load_graph
+from workflows.graph.verify import load_graph, verify_graph
 from workflows.graph.walk import StageState, Walk
 
 GRAPH = """\
@@ -264,6 +265,50 @@ def test_verify_knows_the_agents_that_there_are(capsys: pytest.CaptureFixture[st
     assert [line.partition(". ")[0] for line in lines[1:]] == [
         "release.yaml:11:81: doubt: stage 'ask': action 'action-0': tool 'tell' is not registered",
         "release.yaml:13:73: doubt: stage 'tidy': action 'action-0': tool 'sweep' is not registered",
+    ]
+
+
+def test_verify_takes_files_as_a_chain(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --chain a graph may refer to what those before it leave; without, each file stands alone."""
+    Path("next.yaml").write_text(GRAPH.replace("Is it good?", '"{{stage.tidy.answer}} and {{unheard_of}}"'))
+    assert starter.invoke(["verify", "release.yaml", "next.yaml", "--chain"]) == 2
+    chained = [line for line in capsys.readouterr().out.splitlines() if ": doubt: " in line]
+    assert chained == [
+        "next.yaml:7:48: doubt: stage 'check': '{{unheard_of}}' has no value: nothing in this graph produces "
+        "'unheard_of'."
+    ]
+    Path("last.yaml").write_text("id: [")
+    assert starter.invoke(["verify", "last.yaml", "release.yaml", "--chain"]) == 2
+    assert "last.yaml: invalid, 1 error\nrelease.yaml: valid" in capsys.readouterr().out
+    Path("again.yaml").write_text(GRAPH.replace("id: tidy", "id: wipe").replace("tidy", "wipe"))
+    Path("after.yaml").write_text(GRAPH.replace("Is it good?", '"{{stage.wipe.answer}}"'))
+    codes = [starter.invoke(["verify", "again.yaml", "after.yaml", *chain]) for chain in ([], ["--chain"])]
+    assert codes == [2, 0]
+
+
+def test_edge_in_the_words_of_python_is_no_doubt() -> None:
+    """An edge that says source and target loads, so nothing doubts it; what is wrong with it has a place."""
+    written = GRAPH.replace("from: check, to: ask", "source: check, target: ask")
+    assert (load_graph(written).edges[0].target, verify_graph(written).issues) == ("ask", ())
+    (issue,) = verify_graph(written.replace("target: ask", "target: none")).with_severity("error")
+    assert (issue.line, issue.message) == (
+        15,
+        "edge 'check' -> 'none' leads to no stage. The stages are 'check', 'ask' and 'tidy'.",
+    )
+
+
+def test_agent_without_turns_has_one() -> None:
+    """`max_turns: 0`, which the original engine accepts, counts as 1, and verify says so."""
+    written = GRAPH.replace("{name: a}", "{name: a, max_turns: 0}")
+    step = load_graph(written).stages[0].step
+    assert isinstance(step, PatternStep)
+    assert [agent.max_turns for agent in step.agents] == [1, 10]
+    assert [(issue.severity, issue.line, issue.message) for issue in verify_graph(written).issues] == [
+        (
+            "warning",
+            7,
+            "stage 'check': 'max_turns' is 0, and an agent that is asked has one turn: it counts as 1.",
+        )
     ]
 
 

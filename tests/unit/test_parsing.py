@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field, JsonValue
 
-from workflows.errors import OptionsRejected, PerdureError
+from workflows.errors import InputRejected, OptionsRejected, PerdureError
 from workflows.parsing import parse
 from workflows.steps import RunOptions
 from workflows.steps_workflow import parse_phases, unknown_fields
@@ -29,8 +30,14 @@ from workflows.steps_workflow import parse_phases, unknown_fields
             id="no such choice",
         ),
         pytest.param(
+            {"max_concurrency": 1.5, "task_queues": {"a": ""}},
+            "memo perdure_options: 'max_concurrency' is 1.5; input should be a whole number. "
+            "memo perdure_options: 'task_queues.a' is ''; text should have at least 1 character.",
+            id="wrong types",
+        ),
+        pytest.param(
             "fast",
-            "memo perdure_options is 'fast'; input should be a valid dictionary or instance of RunOptions.",
+            "memo perdure_options is 'fast'; input should be an object.",
             id="no object",
         ),
     ],
@@ -50,13 +57,13 @@ STEP = {"task_id": "a", "agent": "b", "prompt": "p"}
     [
         pytest.param(
             {"name": "x"},
-            'Steps takes a list of phases, [{"name": …, "steps": […]}]; it was given a dict.',
+            'Steps takes a list of phases, [{"name": …, "steps": […]}]; it was given an object.',
             id="no list",
         ),
         pytest.param([{"name": "x"}], "Steps: '0.steps' is missing.", id="missing"),
         pytest.param(
             [{"name": "x", "steps": [STEP | {"task_id": 7}]}],
-            "Steps: '0.steps.0.task_id' is 7; input should be a valid string.",
+            "Steps: '0.steps.0.task_id' is 7; input should be a text.",
             id="wrong type",
         ),
         pytest.param(
@@ -66,7 +73,7 @@ STEP = {"task_id": "a", "agent": "b", "prompt": "p"}
         ),
         pytest.param(
             [{"name": "x", "steps": [STEP | {"prompt": None}] * 1}] * 7,
-            " ".join(f"Steps: '{n}.steps.0.prompt' is None; input should be a valid string." for n in range(5))
+            " ".join(f"Steps: '{n}.steps.0.prompt' is null; input should be a text." for n in range(5))
             + " and 2 more.",
             id="many",
         ),
@@ -77,6 +84,40 @@ def test_phases_are_refused_with_their_place(phases: Any, message: str) -> None:
     with pytest.raises(PerdureError) as refused:
         parse_phases(phases)
     assert refused.value.message == message
+
+
+class Every(BaseModel):
+    """A field of every kind that people write."""
+
+    a_list: tuple[int, ...] = ()
+    an_object: dict[str, JsonValue] = {}
+    another: RunOptions = RunOptions()
+    a_text: str = ""
+    a_whole_number: int = 0
+    a_number: float = 0.0
+    a_switch: bool = False
+    many: tuple[int, ...] = Field(default=(1,), min_length=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("a_list", {}, "is an object; input should be a list."),
+        ("an_object", [], "is a list; input should be an object."),
+        ("another", 3, "is 3; input should be an object."),
+        ("a_text", None, "is null; input should be a text."),
+        ("a_whole_number", "x", "is 'x'; input should be a whole number."),
+        ("a_whole_number", 1.5, "is 1.5; input should be a whole number."),
+        ("a_number", "x", "is 'x'; input should be a number."),
+        ("a_switch", "maybe", "is 'maybe'; input should be true or false."),
+        ("many", [], "is a list; list should have at least 1 item, not 0."),
+    ],
+)
+def test_types_are_told_as_people_write_them(field: str, value: Any, told: str) -> None:
+    """No message speaks of Python's types: who reads it wrote JSON."""
+    with pytest.raises(InputRejected) as refused:
+        parse(Every, {field: value}, "here", InputRejected)
+    assert refused.value.message == f"here: {field!r} {told}"
 
 
 def test_unknown_fields_are_named_and_ignored() -> None:

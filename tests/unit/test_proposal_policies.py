@@ -61,7 +61,7 @@ def test_policies_of_a_graph_are_read_from_its_metadata() -> None:
 @pytest.mark.parametrize(
     ("written", "told"),
     [
-        (3, "graph 'g': 'policies' is 3; input should be a valid tuple."),
+        (3, "graph 'g': 'policies' is 3; input should be a list."),
         ([{"type": "deny_tool"}], "graph 'g': 'policies.0.deny_tool.target' is missing."),
     ],
 )

@@ -24,7 +24,7 @@ from runtime.report import View, live_view, progress_lines, run_line
 from runtime.texts import moment
 from runtime.watching import Ending, RunInfo, report_of
 from workflows.approvals import ApprovalRequest
-from workflows.errors import PayloadTooLarge
+from workflows.errors import InputRejected, PayloadTooLarge
 from workflows.graph.definition import ApprovalField
 from workflows.graph.step_checks import Served
 
@@ -85,6 +85,15 @@ def test_several_files_start_a_chain() -> None:
     chain = {"graphs": [first, second], "initial_state": {"what": "all"}}
     assert started == Target("Chain", [chain], "First -> Second")
     assert resolve("Chain", [chain]) == started
+
+
+def test_input_of_a_chain_is_told_as_it_is_written() -> None:
+    """What is wrong with a chain's input is told in the words of JSON."""
+    with pytest.raises(InputRejected) as caught:
+        resolve("Chain", [{"graphs": 5, "initial_state": []}])
+    assert caught.value.message == (
+        "Chain: 'graphs' is 5; input should be a list. Chain: 'initial_state' is a list; input should be an object."
+    )
 
 
 def test_doubts_keep_a_graph_from_starting() -> None:
@@ -152,8 +161,18 @@ def test_graph_is_checked_against_what_is_served() -> None:
             None,
             "StageGraph takes a stage graph. Give it as INPUT, with --input-file, or name a file of it.",
         ),
+        ("Chain", [{"graphs": []}], [], None, "Chain: 'graphs' is empty. A chain has at least one graph."),
     ],
-    ids=["number", "phases in a chain", "goal", "state for phases", "state for a type", "empty", "no input"],
+    ids=[
+        "number",
+        "phases in a chain",
+        "goal",
+        "state for phases",
+        "state for a type",
+        "empty",
+        "no input",
+        "no graph",
+    ],
 )
 def test_graph_target_is_refused(
     target: str, arguments: list[Any], files: list[str], state: dict[str, Any] | None, message: str

@@ -5,7 +5,6 @@ Law: the definition's own types say what a field may hold; nothing here repeats 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -19,14 +18,11 @@ from workflows.graph.definition import Action, GraphDefinition, Stage
 from workflows.graph.locating import Path
 from workflows.graph.reading import MAX_DEPTH, too_deep
 from workflows.graph.verdict import Finding
-from workflows.parsing import nearest
+from workflows.parsing import nearest, reason_of, told
 from workflows.steps import AgentSpec
 
 MAX_NESTING = 32
 # Graphs and bodies inside the outermost graph: car's own limit.
-
-WRITTEN_AS = {"a valid tuple": "a list", "a valid dictionary": "an object", "a valid string": "a text"}
-"""Python's types as people who write JSON or YAML know them."""
 
 UNION_FIELDS = ("step", "body", "compensation")
 """Fields whose type is told by `type`: pydantic puts that tag into the path of a mistake."""
@@ -55,6 +51,9 @@ class Nested:
     def of(self, value: dict[str, Any]) -> type[BaseModel]:
         """The model of one value of a definition."""
         return self.models.get(None) or self.models[value["type"]]
+
+
+WITHOUT_TURNS = "'max_turns' is 0, and an agent that is asked has one turn: it counts as 1."
 
 
 @cache
@@ -140,16 +139,7 @@ def _mistake(value: Any, mistake: Any) -> Finding:
     if mistake["type"] == "union_tag_invalid":
         message = f"{subject} has the type {cut(repr(found.get('type')))}. {_types(path)}"
         return Finding("error", message, (*path, "type"), stage_id=stage_id)
-    reason = mistake["msg"][:1].lower() + mistake["msg"][1:]
-    for python, written in WRITTEN_AS.items():
-        reason = reason.replace(python, written)
-    return Finding("error", f"{subject} is {_told(found)}; {reason}.", path, stage_id=stage_id)
-
-
-def _told(found: Any) -> str:
-    if isinstance(found, (dict, list)):
-        return "an object" if isinstance(found, dict) else "a list"
-    return cut(repr(found) if isinstance(found, str) else json.dumps(found, default=repr))
+    return Finding("error", f"{subject} is {told(found)}; {reason_of(mistake)}.", path, stage_id=stage_id)
 
 
 def _types(path: Path) -> str:
@@ -198,6 +188,9 @@ def unknown_fields(value: dict[str, Any]) -> Iterator[Finding]:
         if not item.keys() <= ordinary:
             found = [_unknown(name, item[name], model, (*path, name), stage_id) for name in item.keys() - ordinary]
             yield from sorted(filter(None, found), key=lambda finding: finding.message)
+        if model is AgentSpec and item.get("max_turns") == 0:
+            subject = f"stage {stage_id!r}: " if stage_id else ""
+            yield Finding("warning", f"{subject}{WITHOUT_TURNS}", (*path, "max_turns"), stage_id=stage_id)
         for name, nested in holding:
             if name in item:
                 waiting += [
@@ -207,9 +200,12 @@ def unknown_fields(value: dict[str, Any]) -> Iterator[Finding]:
 
 @cache
 def _sorted_out(model: type[BaseModel]) -> tuple[frozenset[str], list[tuple[str, Nested]]]:
-    """The fields of a model that need no look at their name, and those that hold models."""
+    """The names of a model that need no look, and its fields that hold models.
+
+    A field that is written otherwise in Python (an edge's `source`) is read by that name too, so it is no doubt.
+    """
     fields = fields_of(model)
-    ordinary = frozenset(fields.keys() - WITHOUT_EFFECT.get(model, {}).keys())
+    ordinary = frozenset((fields.keys() | model.model_fields.keys()) - WITHOUT_EFFECT.get(model, {}).keys())
     return ordinary, [(name, nested) for name, nested in fields.items() if nested is not None]
 
 
