@@ -24,8 +24,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.blobs import BlobStore, plain_json
 from activities.context import Attempt, StepContext
-from activities.executors import Resources, executor_for
-from activities.registry import AgentEntry, Registry
+from activities.executors import Resources, ServiceBusy, executor_for
+from activities.profiles import with_profile
+from activities.registry import AgentEntry, ModelAgent, Registry
 from workflows import wire
 from workflows.errors import (
     BudgetExceeded,
@@ -33,6 +34,7 @@ from workflows.errors import (
     PerdureError,
     RetryableStepError,
     StepCancelled,
+    StepFailed,
     cut,
     is_retryable,
 )
@@ -63,7 +65,7 @@ class AgentActivities:
     ) -> None:
         self._registry = registry
         self._store = store
-        self._resources = Resources(threads=threads, workspace=workspace)
+        self._resources = Resources(threads=threads, workspace=workspace, registry=registry)
 
     @activity.defn(name=wire.RUN_AGENT_STEP)
     async def run_agent_step(self, call: StepCall) -> StepOutcome:
@@ -80,9 +82,10 @@ class AgentActivities:
             attempt.close()
 
     async def _run(self, call: StepCall, attempt: Attempt) -> StepOutcome:
-        entry = self._registry.get(call.spec.profile.name if call.spec.profile else call.spec.agent)
-        if entry is None:
-            return _failed(attempt, _unknown(call.spec))
+        try:
+            entry = self._entry(call.spec)
+        except StepFailed as error:
+            return _failed(attempt, error.message)
         work = asyncio.create_task(self._work(entry, attempt), name=f"agent {entry.name}")
         try:
             await asyncio.wait([work], timeout=entry.timeout_seconds)
@@ -99,18 +102,19 @@ class AgentActivities:
         except asyncio.CancelledError:  # while its output was checked
             return _cancelled(attempt)
 
+    def _entry(self, spec: AgentStepSpec) -> AgentEntry:
+        """The agent of a step. Raises `StepFailed` where there is none."""
+        if spec.profile is None:
+            entry = self._registry.get(spec.agent)
+            if entry is None:
+                raise StepFailed(f"Unknown agent type: '{spec.agent}'")
+            return entry
+        entry = self._registry.get(spec.profile.name)
+        return with_profile(spec.profile, entry) if entry is None or isinstance(entry, ModelAgent) else entry
+
     async def _work(self, entry: AgentEntry, attempt: Attempt) -> Any:
         await attempt.restore()
         return await executor_for(entry, self._resources).run(attempt.call, StepContext(attempt))
-
-
-def _unknown(spec: AgentStepSpec) -> str:
-    if spec.profile is None:
-        return f"Unknown agent type: '{spec.agent}'"
-    return (
-        f"agent {spec.profile.name!r} is written out in the step, and this version runs only agents of agents.toml. "
-        f"Add [agents.{spec.profile.name}] to it."
-    )
 
 
 async def _stop(work: asyncio.Task[Any], attempt: Attempt) -> None:
@@ -170,7 +174,7 @@ def _from_error(error: Exception, attempt: Attempt) -> StepOutcome:
     if isinstance(error, BudgetExceeded):
         return _out_of_budget(error, attempt)
     text = _told(error)
-    if is_retryable(error) and attempt.number < _attempts(attempt.call):
+    if is_retryable(error) and _has_another(error, attempt):
         after = error.after if isinstance(error, RetryableStepError) else None
         _raise_retryable(attempt, text, kind=type(error).__name__, next_retry_delay=after)
     if not isinstance(error, (PerdureError, RetryableStepError)):  # those say all there is to say
@@ -179,11 +183,22 @@ def _from_error(error: Exception, attempt: Attempt) -> StepOutcome:
     return _failed(attempt, text)
 
 
-def _attempts(call: StepCall) -> int:
-    """How many attempts a step has, whichever of its limits is the smallest."""
-    limit = call.spec.max_attempts or call.max_attempts or DEFAULT_ATTEMPTS
+def _has_another(error: Exception, attempt: Attempt) -> bool:
+    """Whether a failed attempt is followed by another one, by whichever of the step's limits is the smallest.
+
+    Where nobody has set a limit, being told to wait is no fault: only the policy's own limit ends that.
+    """
     policy = activity.info().retry_policy
-    return min(limit, policy.maximum_attempts) if policy and policy.maximum_attempts else limit
+    most = policy.maximum_attempts if policy and policy.maximum_attempts else None
+    if most is not None and attempt.number >= most:
+        return False
+    limit = attempt.call.spec.max_attempts or attempt.call.max_attempts
+    if limit is not None:
+        return attempt.number < limit
+    if isinstance(error, ServiceBusy):
+        attempt.waits += 1
+        return True
+    return attempt.number - attempt.waits < DEFAULT_ATTEMPTS
 
 
 def _out_of_budget(error: BudgetExceeded, attempt: Attempt) -> StepOutcome:
@@ -203,7 +218,7 @@ def _out_of_budget(error: BudgetExceeded, attempt: Attempt) -> StepOutcome:
 
 def _raise_retryable(attempt: Attempt, text: str, *, kind: str, **options: Any) -> Never:
     """Fail this attempt. The details let the workflow settle it where no other one follows."""
-    if attempt.has_spent:
+    if attempt.has_spent or attempt.waits:
         attempt.pulse.beat()  # the next attempt counts on from it
     message = cut(_clean(text), ERROR_CHARACTERS).removeprefix(f"{kind}: ")  # the type is shown in front of it
     raise ApplicationError(message, _failed(attempt, text), type=kind, **options) from None

@@ -58,9 +58,12 @@ class Attempt:
         self._checkpoints = Checkpoints(store, call.key) if store else None
         self._reference: str | None = None
         self._inline: JsonValue = None
+        self._inherited: list[JsonValue] = []
+        """Pieces of an earlier attempt without a store, for the first piece that goes into one."""
         self._progress: str | None = None
         self._changing = threading.Lock()
         self._heard = self._last_beat()
+        self.waits = self._heard.waits
         # Known from the first moment: an attempt that ends before it has read the store must not forget it.
         self.usage = _larger(self.settled, self._heard.usage)
 
@@ -76,6 +79,7 @@ class Attempt:
         with self._changing:
             return Beat(
                 usage=self.usage,
+                waits=self.waits,
                 progress=self._progress,
                 reference=self._reference,
                 checkpoint=self._inline if self._reference is None else None,
@@ -103,6 +107,24 @@ class Attempt:
                 f"The checkpoint {transcript or heard.reference!r} is not in this worker's blob store, so the step "
                 "began again. Set PERDURE_BLOBS to the same folder on every worker."
             )
+
+    async def pieces(self) -> list[JsonValue]:
+        """Everything that `add` has left, in order. Raises `StoreUnavailable`."""
+        if self._checkpoints and self._reference is not None:
+            return [piece for left in await self._checkpoints.all() for piece in _several(left.value)]
+        inline = _several(self._inline)
+        self._inherited = list(inline) if self._checkpoints else []
+        return inline
+
+    async def add(self, piece: JsonValue) -> None:
+        """Leave a piece after the earlier ones; returns when it is durable, or when it is known that it cannot be."""
+        if self._checkpoints is None:
+            await self.keep([*_several(self._inline), piece])
+        elif self._inherited:
+            inherited, self._inherited = self._inherited, []
+            await self.keep([*inherited, piece])
+        else:
+            await self.keep(piece)
 
     def _last_beat(self) -> Beat:
         """The latest heartbeat of this activity's earlier attempts."""
@@ -168,6 +190,14 @@ class Attempt:
                 needed=estimate,
             )
 
+    @property
+    def remaining_tokens(self) -> int | None:
+        """What the grant leaves; None where nothing limits it."""
+        grant = self.call.grant
+        if grant is None or grant.tokens is None:
+            return None
+        return max(0, grant.tokens - (self.usage.total_tokens - self.settled.total_tokens))
+
     async def keep(self, value: Any) -> None:
         """Leave a checkpoint; returns when it is durable, or when it is known that it cannot be kept."""
         if self.is_closed:
@@ -191,6 +221,13 @@ class Attempt:
         with self._changing:
             self._reference, self._inline = reference, inline
             self.is_unsaved = self.usage != usage  # something may have been spent while it was stored
+
+
+def _several(value: JsonValue) -> list[JsonValue]:
+    """The pieces of a checkpoint: a list of them, where there was no store to keep each by itself."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def _larger(*told: Usage) -> Usage:
@@ -251,6 +288,32 @@ class StepContext:
         outcome says. Raises ValueError where the value is not JSON.
         """
         await self._attempt.keep(value)
+
+    async def pieces(self) -> list[Any]:
+        """Every piece that earlier attempts and schedulings have left by `add`, in order."""
+        return await self._attempt.pieces()
+
+    async def add(self, piece: Any) -> None:
+        """Leave a piece after the earlier ones, instead of one checkpoint in the place of another.
+
+        For what grows, as a conversation does: with a blob store only the new piece is written. Without one all pieces
+        together must stay below 3 KB; then and otherwise as `checkpoint`.
+        """
+        await self._attempt.add(piece)
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether something was spent that no checkpoint tells of: another attempt would pay for it again."""
+        return self._attempt.is_unsaved
+
+    @property
+    def remaining_tokens(self) -> int | None:
+        """What the step may still spend before it must ask for more; None where nothing limits it."""
+        return self._attempt.remaining_tokens
+
+    def warn(self, text: str) -> None:
+        """Tell the run something about this step, once: it becomes an event."""
+        self._attempt.warn(text)
 
     def check_before_llm(self, estimate: int = 0) -> None:
         """Ask before a model call that may use `estimate` tokens. Raises `BudgetExceeded`; let it pass.

@@ -46,6 +46,8 @@ class Beat(Stored):
 
     usage: Usage = Usage()
     """Over all attempts of the step; always written, for the workflow settles a lost step by it."""
+    waits: int = 0
+    """How many attempts ended because a service asked to wait: they are no faults of the step."""
     progress: str | None = None
     reference: str | None = None
     """The latest checkpoint in the blob store."""

@@ -6,178 +6,50 @@ Law: what is served was checked when it was loaded. A wrong file is refused whol
 from __future__ import annotations
 
 import difflib
-import importlib
-import inspect
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
+from pydantic import ValidationError
+
+from activities.entries import (
+    KINDS,
+    Agent,
+    AgentEntry,
+    AgentFunction,
+    CommandAgent,
+    EchoAgent,
+    FunctionAgent,
+    ModelAgent,
+    found_at,
 )
-
+from activities.model_names import fault_in
 from activities.tools.registry import Tool, Toolbox
+from activities.tools.source import ToolSource
 from workflows.errors import AgentsRejected, cut
 from workflows.graph.policies import DenyTool, DenyToolParam, ToolPolicy
 
-DEFAULT_MAX_OUTPUT_BYTES = 1_000_000
-# Half of what a history takes as one payload, for an output that is JSON is stored twice: as text and structured.
+__all__ = [
+    "AgentEntry",
+    "AgentFunction",
+    "CommandAgent",
+    "EchoAgent",
+    "FunctionAgent",
+    "ModelAgent",
+    "Registry",
+]
 
 TOP_LEVEL_KEYS = ("agents", "default_model", "policies", "tools")
 TOOLS_KEYS = ("functions",)
 POLICIES: dict[str, type[DenyTool | DenyToolParam]] = {"deny_tool": DenyTool, "deny_tool_param": DenyToolParam}
 
+DELEGATE = "delegate"
+"""The tool by which a model agent hands a subtask to another agent."""
 
-def _without_null(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not hold a null character")
-    return text
-
-
-Word = Annotated[str, AfterValidator(_without_null)]
-"""Text that a program can be given."""
-
-
-class _Agent(BaseModel):
-    """What every agent has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    """The entry's own key in `[agents.<name>]`; not written inside it."""
-    description: str = ""
-    timeout_seconds: PositiveFloat | None = None
-    """Limit on one attempt."""
-
-
-class CommandAgent(_Agent):
-    """A program: the prompt on its stdin, its answer on stdout, success by exit status."""
-
-    executor: Literal["command"] = "command"
-    command: Annotated[tuple[Word, ...], Field(min_length=1)]
-    """The program and its arguments; no shell reads them."""
-    output: Literal["text", "json"] = "text"
-    env: dict[Word, Word] = Field(default_factory=dict)
-    """Added to the worker's own environment."""
-    cwd: Word | None = None
-    """Where it runs, seen from the workspace; unset, the workspace."""
-    max_output_bytes: PositiveInt = DEFAULT_MAX_OUTPUT_BYTES
-    """A program that writes more to stdout is ended, and its step fails."""
-
-
-class EchoAgent(_Agent):
-    """Answers with its prompt, after a script; for tests and demos."""
-
-    executor: Literal["echo"] = "echo"
-    answer: str | None = None
-    """Answered instead of the prompt."""
-    turns: PositiveInt = 1
-    """How often it waits and spends; with more than one it leaves a checkpoint after each."""
-    delay_seconds: NonNegativeFloat = 0.0
-    """Waited in each turn."""
-    tokens: NonNegativeInt = 0
-    """Spent in each turn."""
-    cost_usd: NonNegativeFloat | None = None
-    """Spent in each turn."""
-    fail: str | None = None
-    """Fails for good with this text, instead of answering."""
-    fail_attempts: NonNegativeInt = 0
-    """How many attempts fail first in a way that is worth another attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentFunction:
-    """A function agent's function, and how to call it."""
-
-    callable: Callable[..., Any]
-    is_async: bool
-    takes_context: bool
-
-
-class FunctionAgent(_Agent):
-    """A Python function: `def` (runs in a thread) or `async def`, taking (step) or (step, context)."""
-
-    executor: Literal["function"] = "function"
-    function: str
-    """`module:attribute`, importable where the worker runs."""
-
-    def resolve(self) -> AgentFunction:
-        """The function. Raises ValueError, saying what it is instead, where it is none that can serve."""
-        return _agent_function(_found(self.function))
-
-
-AgentEntry = CommandAgent | FunctionAgent | EchoAgent
-KINDS: dict[str, type[CommandAgent | FunctionAgent | EchoAgent]] = {
-    "command": CommandAgent,
-    "echo": EchoAgent,
-    "function": FunctionAgent,
-}
-
-
-def _found(reference: str) -> Any:
-    """What `module:attribute` stands for. Raises ValueError, saying why there is nothing."""
-    module, colon, attribute = reference.partition(":")
-    if not (module and colon and attribute):
-        raise ValueError("is not written as 'module:attribute'")
-    found: Any = _imported(module)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"is missing: module {module!r} has no {attribute!r}")
-        found = getattr(found, part)
-    return found
-
-
-def _imported(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise ValueError(f"cannot be imported: {type(error).__name__}: {cut(str(error))}") from error
-
-
-def _agent_function(found: Any) -> AgentFunction:
-    if inspect.isclass(found) or not callable(found):
-        kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__!r}"
-        raise ValueError(f"is {kind}; an agent is a function")
-    call = type(found).__call__ if not inspect.isroutine(found) else found
-    if any(check(one) for check in (inspect.isgeneratorfunction, inspect.isasyncgenfunction) for one in (found, call)):
-        raise ValueError("yields; an agent returns its answer once")
-    return AgentFunction(
-        callable=found,
-        is_async=inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(call),
-        takes_context=_takes_context(found),
-    )
-
-
-def _takes_context(function: Callable[..., Any]) -> bool:
-    """Whether a function is called with (step, context); a second parameter with a default counts if so named."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return False  # some built-ins tell nothing about themselves; the call will
-    if _binds(signature, 2) and (not _binds(signature, 1) or "context" in list(signature.parameters)[1:2]):
-        return True
-    if _binds(signature, 1):
-        return False
-    raise ValueError(f"takes {signature}; an agent takes (step) or (step, context)")
-
-
-def _binds(signature: inspect.Signature, count: int) -> bool:
-    try:
-        signature.bind(*range(count))
-    except TypeError:
-        return False
-    return True
+UNQUOTED = ("env", "settings", "base_url", "api_key_env")
+"""Keys whose values may be secrets, or hold one."""
 
 
 class Registry:
@@ -190,11 +62,14 @@ class Registry:
         default_model: str | None = None,
         tools: Toolbox | None = None,
         policies: Iterable[ToolPolicy] = (),
+        sources: Mapping[str, ToolSource] | None = None,
     ) -> None:
         self._entries = {entry.name: entry for entry in entries}
         self.default_model = default_model
         self.tools = Toolbox.builtin() if tools is None else tools
         self.policies = tuple(policies)
+        self.sources = dict(sources or {})
+        """Servers of tools for model agents, by name."""
 
     @classmethod
     def empty(cls) -> Registry:
@@ -202,10 +77,11 @@ class Registry:
         return cls()
 
     @classmethod
-    def load(cls, path: Path | str) -> Registry:
+    def load(cls, path: Path | str, *, default_model: str | None = None) -> Registry:
         """The agents, tools and policies of a file, functions imported and checked.
 
-        Raises `AgentsRejected` with one line for each thing that is wrong.
+        A given `default_model` wins over the file's. Raises `AgentsRejected` with one line for each thing that is
+        wrong.
         """
         document = _parsed(path)
         entries: list[AgentEntry] = []
@@ -213,15 +89,22 @@ class Registry:
         agents = document.get("agents", {})
         for name, table in agents.items() if isinstance(agents, dict) else ():
             entry = _entry(name, table)
-            if isinstance(entry, _Agent):
+            if isinstance(entry, Agent):
                 entries.append(entry)
             else:
                 problems += entry
         tools = _tools(document.get("tools", {}), problems)
         policies = _policies(document.get("policies", []), problems)
+        registry = cls(
+            entries, default_model=default_model or document.get("default_model"), tools=tools, policies=policies
+        )
+        known = tuple(agents) if isinstance(agents, dict) else ()
+        for entry in entries:
+            if isinstance(entry, ModelAgent):
+                problems += _model_agent_problems(entry, registry, known)
         if problems:
             raise AgentsRejected("\n".join(f"{path}: {problem}" for problem in problems))
-        return cls(entries, default_model=document.get("default_model"), tools=tools, policies=policies)
+        return registry
 
     def get(self, name: str) -> AgentEntry | None:
         """The entry of an agent; None where there is none."""
@@ -256,8 +139,11 @@ def _not_toml(path: Path | str, error: str) -> str:
 def _top_level_problems(document: Mapping[str, Any]) -> Iterable[str]:
     for key in document.keys() - set(TOP_LEVEL_KEYS):
         yield f"the unknown top-level key {cut(key)!r}{_nearest(key, TOP_LEVEL_KEYS)}"
-    if not isinstance(document.get("default_model", ""), str):
+    default = document.get("default_model")
+    if default is not None and not isinstance(default, str):
         yield "'default_model' must be the name of a model, as text."
+    elif default is not None and (fault := fault_in(default)):
+        yield f"'default_model' is {cut(default)!r}, which {fault}."
     if not isinstance(document.get("agents", {}), dict):
         yield "'agents' must hold one table for each agent, as [agents.<name>]."
 
@@ -293,6 +179,31 @@ def _checked(subject: str, entry: AgentEntry) -> AgentEntry | Sequence[str]:
     return entry
 
 
+def _model_agent_problems(entry: ModelAgent, registry: Registry, agents: Sequence[str]) -> Iterable[str]:
+    subject = f"agent {cut(entry.name)!r}"
+    if not entry.model and registry.default_model is None:
+        yield (
+            f"{subject} names no model, and there is no default one. Set its 'model', 'default_model' at the top of "
+            "the file, or PERDURE_MODEL."
+        )
+    for model in entry.model:
+        if fault := fault_in(model, base_url=entry.base_url):
+            yield f"{subject}: model {cut(model)!r} {fault}."
+    for name in entry.tools:
+        if registry.tools.get(name) is None and name.partition(".")[0] not in registry.sources:
+            yield f"{subject} names the unknown tool {cut(name)!r}{_nearest(name, _offered(registry))}"
+    for name in entry.delegates:
+        if name not in agents:
+            yield f"{subject} names the unknown delegate {cut(name)!r}{_nearest(name, agents)}"
+    if entry.delegates and DELEGATE in entry.tools:
+        yield f"{subject} has delegates, and a tool named {DELEGATE!r}. Give the tool another name."
+
+
+def _offered(registry: Registry) -> Sequence[str]:
+    """What an agent may name in `tools`."""
+    return (*registry.tools.names(), *registry.sources)
+
+
 def _tools(table: Any, problems: list[str]) -> Toolbox:
     """The built-in tools and those of `[tools]`; what is wrong is added to the problems."""
     tools = Toolbox.builtin()
@@ -304,7 +215,7 @@ def _tools(table: Any, problems: list[str]) -> Toolbox:
     problems += [f"'tools' has the unknown key {cut(key)!r}{_nearest(key, TOOLS_KEYS)}" for key in sorted(unknown)]
     for function in functions:
         try:
-            tools = tools.with_tool(Tool.of(_found(function)))
+            tools = tools.with_tool(Tool.of(found_at(function)))
         except ValueError as error:
             problems.append(f"tools: function {cut(function)!r} {error}.")
     return tools
@@ -343,12 +254,14 @@ def _policy(subject: str, table: Any) -> ToolPolicy | list[str]:
 
 
 def _told(fault: Any) -> str:
-    """A fault that pydantic found, in one sentence. Values of `env` are never quoted: they may be secrets."""
+    """A fault that pydantic found, in one sentence. What may be a secret is never quoted."""
     key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     if fault["type"] == "missing":
         return f"the key {key!r} is missing."
     message = fault["msg"].removeprefix("Value error, ")
-    found = "" if fault["loc"][:1] == ("env",) else f" is {cut(repr(fault['input']))}"
+    if not key:  # the entry as a whole: the message names its keys
+        return f"{message}."
+    found = "" if fault["loc"][0] in UNQUOTED else f" is {cut(repr(fault['input']))}"
     return f"{key!r}{found}: {message[:1].lower()}{message[1:]}."
 
 

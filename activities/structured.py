@@ -30,15 +30,20 @@ class StructuredOutputFailed(Exception):
     """The answer does not hold what its schema asks for, or the schema asks for nothing that can be."""
 
 
+def refuse_invalid(schema: dict[str, JsonValue]) -> None:
+    """Raise `StructuredOutputFailed` where a schema is none, before anybody is asked for what fits it."""
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise StructuredOutputFailed(f"output_schema is not a valid JSON Schema: {_told(error)}") from None
+
+
 def checked(structured: JsonValue, text: str, schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """The object of an answer: what it gave as structured, else the JSON object in its text.
 
     Raises `StructuredOutputFailed`, naming the place.
     """
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise StructuredOutputFailed(f"output_schema is not a valid JSON Schema: {_told(error)}") from None
+    refuse_invalid(schema)
     found = _object_in(text) if structured is None else structured
     if not isinstance(found, dict):
         raise StructuredOutputFailed("the answer holds no JSON object")

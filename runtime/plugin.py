@@ -209,7 +209,9 @@ def load_registry(settings: Settings) -> Registry:
     from activities.registry import Registry
 
     _find_modules_here()
-    return Registry.empty() if settings.agents is None else Registry.load(settings.agents)
+    if settings.agents is None:
+        return Registry(default_model=settings.model)
+    return Registry.load(settings.agents, default_model=settings.model)
 
 
 def load_workflows(names: Iterable[str]) -> list[type]:

@@ -8,12 +8,24 @@ from __future__ import annotations
 import concurrent.futures
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 from activities.context import StepContext
+from activities.entries import AgentEntry, CommandAgent, EchoAgent, FunctionAgent, ModelAgent
 from activities.heartbeat import LoopWatch
-from activities.registry import AgentEntry, CommandAgent, EchoAgent, FunctionAgent
+from activities.registry import Registry
+from workflows.errors import RetryableStepError
 from workflows.steps import StepCall
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import Model
+
+
+class ServiceBusy(RetryableStepError):
+    """The service behind an agent asks to be left alone for a while (a rate limit, an overload).
+
+    Another attempt after that, which does not count among those that an error may take.
+    """
 
 
 class Executor(Protocol):
@@ -35,6 +47,10 @@ class Resources:
     workspace: Path | None = None
     """The folder that commands run in; None: the worker's own."""
     watch: LoopWatch = field(default_factory=LoopWatch)
+    registry: Registry = field(default_factory=Registry.empty)
+    """Whose tools, policies and default model the model agents use."""
+    models: dict[Any, Model] = field(default_factory=dict)
+    """The models in use, so that their steps share connections."""
 
 
 def executor_for(entry: AgentEntry, resources: Resources) -> Executor:
@@ -52,5 +68,9 @@ def executor_for(entry: AgentEntry, resources: Resources) -> Executor:
             from activities.executors.echo import EchoExecutor
 
             return EchoExecutor(entry)
+        case ModelAgent():
+            from activities.executors.model import ModelExecutor
+
+            return ModelExecutor(entry, resources)
         case _:
             assert_never(entry)

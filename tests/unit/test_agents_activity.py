@@ -135,8 +135,8 @@ async def test_step_of_an_unknown_agent_fails(steps: Steps) -> None:
     )
     inline = AgentSpec(name="writer", system_prompt="You write.")
     assert await steps.run(returning("x"), spec={"agent": "writer", "profile": inline}) == _failed(
-        "agent 'writer' is written out in the step, and this version runs only agents of agents.toml. "
-        "Add [agents.writer] to it.",
+        "agent 'writer' names no model, and the worker has no default one. Set its 'model', 'default_model' in "
+        "agents.toml, or PERDURE_MODEL",
         agent="writer",
     )
     known = await steps.run(returning("x"), spec={"agent": "other", "profile": AgentSpec(name="a")})

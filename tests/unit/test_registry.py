@@ -103,8 +103,10 @@ def test_registry_tells_everything_that_is_wrong(written: Written) -> None:
     assert _refusal(path).splitlines() == [
         "agents.toml: the unknown top-level key 'default_modell'; the nearest known one is 'default_model'.",
         "agents.toml: 'default_model' must be the name of a model, as text.",
-        "agents.toml: agent 'lint' names the executor 'comand'. The executors are 'command', 'echo' and 'function'.",
-        "agents.toml: agent 'none' does not say its executor. The executors are 'command', 'echo' and 'function'.",
+        "agents.toml: agent 'lint' names the executor 'comand'. "
+        "The executors are 'command', 'echo', 'function' and 'model'.",
+        "agents.toml: agent 'none' does not say its executor. "
+        "The executors are 'command', 'echo', 'function' and 'model'.",
         "agents.toml: agent 'typo' has the unknown key 'comand'; the nearest known one is 'command'.",
         "agents.toml: agent 'typo': the key 'command' is missing.",
         "agents.toml: agent 'far' has the unknown key 'zebra'. The known ones are 'answer', 'cost_usd', "

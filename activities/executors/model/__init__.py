@@ -1,0 +1,46 @@
+"""Agents that are language models with tools, in a loop.
+
+The loop is our own, over one request at a time of pydantic-ai's `Model`: what a piece of the transcript holds, when it
+is durable, and which of a turn's calls still lack a result are decided here, where an agent framework's own loop would
+have to be interrupted at the right places. Models, messages, prices, profiles and the schemas of providers are
+pydantic-ai's.
+
+    naming.py       which models an agent asks, and how one is built
+    transcript.py   what was said, in pieces that are kept one by one
+    toolset.py      which tools the model is offered, and how a call of one ends
+    asking.py       one request: its limits, what it cost, and what its failure means
+    output.py       the answer in the form that the step asks for
+    conversation.py the loop
+
+Law: an answer or a tool's result that is in a piece is never asked for again, and no request goes out before the piece
+of what came before it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import Any
+
+from activities.context import StepContext
+from activities.entries import ModelAgent
+from activities.executors import Resources
+from workflows.steps import StepCall
+
+CONVERSATION = "activities.executors.model.conversation"
+
+
+class ModelExecutor:
+    """Holds the conversation of one step. Running twice goes on from the transcript that the first time has left."""
+
+    def __init__(self, entry: ModelAgent, resources: Resources) -> None:
+        self._entry = entry
+        self._resources = resources
+
+    async def run(self, call: StepCall, context: StepContext) -> Any:
+        """How the conversation ended: answered, failed, or suspended until others have answered."""
+        # In a thread: the model libraries take seconds to load, and the event loop carries everybody's heartbeats.
+        await asyncio.to_thread(importlib.import_module, CONVERSATION)
+        from activities.executors.model.conversation import converse
+
+        return await converse(self._entry, self._resources, call, context)

@@ -1,0 +1,223 @@
+"""One request: the limits that it is sent under, what it cost, and which model answered.
+
+Law: a request's max_tokens and the estimate of its prompt are within what the step's grant leaves, and what an answer
+cost is counted before anything else is done with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pydantic_ai.exceptions import AgentRunError, UserError
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+
+from activities.context import StepContext
+from activities.entries import ModelAgent
+from activities.executors import Resources
+from activities.executors.model import faults
+from activities.executors.model.estimate import answer_tokens, prompt_tokens
+from activities.executors.model.naming import ModelSource, is_own_model, model_of, sources_of
+from activities.executors.model.output import Form
+from workflows.errors import RetryableStepError, StepFailed, cut
+from workflows.steps import Usage
+
+LEAST_ANSWER_TOKENS = 256
+# With less than this left it is not worth paying for the prompt: the answer would be cut.
+LARGEST_FIRST_CAP = 16_384
+# A grant may leave more than a model can answer, and some services refuse a max_tokens beyond that. The large models of
+# today take this much; an answer that it cuts is asked for again with twice as much.
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """What an answer may take."""
+
+    tokens: int | None
+    is_from_grant: bool
+    """Whether the grant set it, not the agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, and the cap that cut it where the grant set one."""
+
+    response: ModelResponse
+    cut_at: int | None = None
+
+
+@dataclass(slots=True)
+class Alive:
+    """The idle limit of an agent: each piece of an answer, and each result of a tool, begins it anew."""
+
+    limit_seconds: float | None
+    _deadline: asyncio.Timeout | None = None
+
+    def watch(self, deadline: asyncio.Timeout) -> None:
+        """Keep a deadline away for as long as there is progress."""
+        self._deadline = deadline
+
+    def touch(self) -> None:
+        """There was progress."""
+        if self._deadline is not None and self.limit_seconds is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self.limit_seconds)
+
+
+@dataclass(slots=True)
+class Asking:
+    """Asks the models of one agent, for one step."""
+
+    entry: ModelAgent
+    resources: Resources
+    context: StepContext
+    alive: Alive
+    connections: AsyncExitStack
+    """Keeps the models' connections open while the step lasts."""
+    _first: int = 0
+    """The place of the model that answered last: those before it have failed in this attempt."""
+    _open: dict[ModelSource, Model] = field(default_factory=dict)
+
+    async def ask(
+        self, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cut_at: int | None
+    ) -> Answer:
+        """The model's answer. Raises `BudgetExceeded`, `StepFailed` or `RetryableStepError`."""
+        estimate = prompt_tokens(messages, self.entry.instructions, tools)
+        cap = self._cap(estimate, cut_at)
+        source, response = await self._from_one_of_them(messages, tools, form, cap)
+        self._count(source, response, estimate)
+        self.alive.touch()
+        return self._judged(source, response, cap)
+
+    def _cap(self, estimate: int, cut_at: int | None) -> Cap:
+        """What the answer may take. Raises `BudgetExceeded` where that is too little to be worth the prompt."""
+        own = self.entry.max_output_tokens
+        least = LEAST_ANSWER_TOKENS if cut_at is None else 2 * cut_at
+        self.context.check_before_llm(estimate + (least if own is None else min(least, own)))
+        left = self.context.remaining_tokens
+        if left is None:
+            return Cap(own, is_from_grant=False)
+        largest = LARGEST_FIRST_CAP if cut_at is None else max(LARGEST_FIRST_CAP, 2 * cut_at)
+        granted = min(left - estimate, largest)
+        if own is not None and own <= granted:
+            return Cap(own, is_from_grant=False)
+        return Cap(granted, is_from_grant=True)
+
+    async def _from_one_of_them(
+        self, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cap: Cap
+    ) -> tuple[ModelSource, ModelResponse]:
+        """The answer of the first model that gives one."""
+        sources = sources_of(self.entry, self.resources.registry.default_model)
+        failures: list[faults.Failure] = []
+        for place in range(self._first, len(sources)):
+            source = sources[place]
+            try:
+                response = await self._request(source, messages, tools, form, cap)
+            except (StepFailed, RetryableStepError) as error:
+                failures.append(error)
+                for following in sources[place + 1 : place + 2]:
+                    self.context.warn(f"{cut(following.model)!r} was asked instead: {faults.said(error)}")
+                continue
+            self._first = place
+            return source, response
+        raise faults.of_all(self.entry.name, failures)
+
+    async def _request(
+        self, source: ModelSource, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cap: Cap
+    ) -> ModelResponse:
+        model = await self._opened(source)
+        parameters = form.parameters(tools, model)
+        limit = self.entry.request_timeout_seconds
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                prepared = model.prepare_messages(messages, parameters)
+                settings = _settings(self.entry, model, cap)
+                if self.alive.limit_seconds is None or not _can_stream(model):
+                    return await model.request(prepared, settings, parameters)
+                async with model.request_stream(prepared, settings, parameters) as streamed:
+                    async for _ in streamed:
+                        self.alive.touch()
+                    return streamed.get()
+        except TimeoutError as error:
+            if deadline.expired():
+                raise RetryableStepError(f"model {cut(source.model)!r} did not answer within {limit:g} s") from None
+            raise faults.failure(error, source.model, self.context.attempt) from None
+        except Exception as error:
+            if is_own_model(source) and not isinstance(error, (AgentRunError, UserError)):
+                raise  # the user's own code, and its traceback helps
+            # Whatever else leaves a client is about an answer that it could not read.
+            raise faults.failure(error, source.model, self.context.attempt) from None
+
+    async def _opened(self, source: ModelSource) -> Model:
+        if source not in self._open:
+            model = await model_of(source, self.resources)
+            await self.connections.enter_async_context(model)
+            self._open[source] = model
+        return self._open[source]
+
+    def _count(self, source: ModelSource, response: ModelResponse, estimate: int) -> None:
+        """Charge an answer, by estimate where its provider counted nothing."""
+        usage = response.usage
+        if usage.input_tokens or usage.output_tokens:
+            self.context.record_after_llm(
+                Usage(
+                    input_tokens=usage.input_tokens,
+                    output_tokens=usage.output_tokens,
+                    requests=1,
+                    cost_usd=_price(response),
+                )
+            )
+            return
+        self.context.warn(
+            f"Model {cut(source.model)!r} does not say what it used, so its calls are charged by estimate."
+        )
+        self.context.record_after_llm(Usage(input_tokens=estimate, output_tokens=answer_tokens(response), requests=1))
+
+    def _judged(self, source: ModelSource, response: ModelResponse, cap: Cap) -> Answer:
+        """The answer, unless it was cut or withheld: then it is none, and never comes out as one."""
+        subject = f"agent {self.entry.name!r}: model {cut(source.model)!r}"
+        if response.finish_reason == "content_filter":
+            raise StepFailed(f"{subject} withheld its answer: content filter")
+        if response.finish_reason != "length":
+            return Answer(response)
+        made = response.usage.output_tokens or answer_tokens(response)
+        if cap.is_from_grant and cap.tokens is not None and (not response.usage.output_tokens or made >= cap.tokens):
+            return Answer(response, cut_at=cap.tokens)
+        if cap.tokens is not None and not cap.is_from_grant:
+            raise StepFailed(f"{subject} was cut at {made:,} tokens by 'max_output_tokens'. Raise it, or ask for less")
+        raise StepFailed(f"{subject} was cut at {made:,} tokens by its own limit. Ask it for less at once")
+
+
+def _settings(entry: ModelAgent, model: Model, cap: Cap) -> ModelSettings:
+    """How a request is to be answered. Temporal retries, so the service's client does not."""
+    ours: dict[str, Any] = {
+        "max_retries": 0,
+        "timeout": entry.request_timeout_seconds,
+        "temperature": entry.temperature,
+        "max_tokens": cap.tokens,
+    }
+    taken = {
+        name: value for name, value in ours.items() if value is not None and name not in model.unsupported_settings
+    }
+    return cast(ModelSettings, {**entry.settings, **taken})
+
+
+def _can_stream(model: Model) -> bool:
+    return not isinstance(model, FunctionModel) or model.stream_function is not None
+
+
+def _price(response: ModelResponse) -> float | None:
+    """Dollars of an answer; None where nobody knows the price, which is not the same as free."""
+    if response.usage.cost is not None:
+        return float(response.usage.cost)
+    if not response.model_name:
+        return None
+    try:
+        return float(response.cost().total_price)
+    except (LookupError, ValueError):
+        return None
