@@ -67,6 +67,10 @@ class AgentActivities:
         self._store = store
         self._resources = Resources(threads=threads, workspace=workspace, registry=registry)
 
+    async def close(self) -> None:
+        """Let go of the servers of tools, once the worker has drained."""
+        await asyncio.gather(*(source.close() for source in self._registry.sources.values()))
+
     @activity.defn(name=wire.RUN_AGENT_STEP)
     async def run_agent_step(self, call: StepCall) -> StepOutcome:
         """Run one step and return how it ended.

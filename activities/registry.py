@@ -27,6 +27,7 @@ from activities.entries import (
 )
 from activities.model_names import fault_in
 from activities.tools.registry import Tool, Toolbox
+from activities.tools.servers import SERVER_NAME, McpServer
 from activities.tools.source import ToolSource
 from workflows.errors import AgentsRejected, cut
 from workflows.graph.policies import DenyTool, DenyToolParam, ToolPolicy
@@ -41,14 +42,14 @@ __all__ = [
     "Registry",
 ]
 
-TOP_LEVEL_KEYS = ("agents", "default_model", "policies", "tools")
+TOP_LEVEL_KEYS = ("agents", "default_model", "mcp", "policies", "tools")
 TOOLS_KEYS = ("functions",)
 POLICIES: dict[str, type[DenyTool | DenyToolParam]] = {"deny_tool": DenyTool, "deny_tool_param": DenyToolParam}
 
 DELEGATE = "delegate"
 """The tool by which a model agent hands a subtask to another agent."""
 
-UNQUOTED = ("env", "settings", "base_url", "api_key_env")
+UNQUOTED = ("env", "env_names", "settings", "base_url", "api_key_env", "url", "headers", "bearer_env")
 """Keys whose values may be secrets, or hold one."""
 
 
@@ -77,11 +78,11 @@ class Registry:
         return cls()
 
     @classmethod
-    def load(cls, path: Path | str, *, default_model: str | None = None) -> Registry:
+    def load(cls, path: Path | str, *, default_model: str | None = None, workspace: Path | None = None) -> Registry:
         """The agents, tools and policies of a file, functions imported and checked.
 
-        A given `default_model` wins over the file's. Raises `AgentsRejected` with one line for each thing that is
-        wrong.
+        A given `default_model` wins over the file's. Servers of tools run in the workspace. Raises `AgentsRejected`
+        with one line for each thing that is wrong.
         """
         document = _parsed(path)
         entries: list[AgentEntry] = []
@@ -96,7 +97,11 @@ class Registry:
         tools = _tools(document.get("tools", {}), problems)
         policies = _policies(document.get("policies", []), problems)
         registry = cls(
-            entries, default_model=default_model or document.get("default_model"), tools=tools, policies=policies
+            entries,
+            default_model=default_model or document.get("default_model"),
+            tools=tools,
+            policies=policies,
+            sources=_sources(document.get("mcp", {}), tools, workspace, problems),
         )
         known = tuple(agents) if isinstance(agents, dict) else ()
         for entry in entries:
@@ -219,6 +224,39 @@ def _tools(table: Any, problems: list[str]) -> Toolbox:
         except ValueError as error:
             problems.append(f"tools: function {cut(function)!r} {error}.")
     return tools
+
+
+def _sources(tables: Any, tools: Toolbox, workspace: Path | None, problems: list[str]) -> Mapping[str, ToolSource]:
+    """The servers of `[mcp.<name>]`; what is wrong is added to the problems."""
+    from activities.tools.mcp import McpSource
+    from activities.tools.mcp_connection import is_installed
+
+    if not isinstance(tables, dict):
+        problems.append("'mcp' must hold one table for each server, as [mcp.<name>].")
+        return {}
+    if tables and not is_installed():
+        problems.append("'mcp' names servers, and the package for them is missing: pip install 'perdure[mcp]'.")
+    servers = [_server(name, table, tools) for name, table in tables.items()]
+    problems += [fault for one in servers if isinstance(one, list) for fault in one]
+    return {one.name: McpSource(one, workspace=workspace) for one in servers if isinstance(one, McpServer)}
+
+
+def _server(name: str, table: Any, tools: Toolbox) -> McpServer | list[str]:
+    """A server's entry, or what is wrong with it."""
+    subject = f"MCP server {cut(name)!r}"
+    if not isinstance(table, dict):
+        return [f"{subject} must be a table, [mcp.{cut(name)}]."]
+    if not SERVER_NAME.fullmatch(name):
+        return [f"{subject}: the name of a server is 1 to 64 of A-Z, a-z, 0-9, '_' and '-'."]
+    if tools.get(name) is not None:
+        return [f"{subject} has the name of a tool. Give it another, for agents name both in 'tools'."]
+    keys = [key for key in McpServer.model_fields if key != "name"]
+    unknown = [f"{subject} has the unknown key {cut(key)!r}{_nearest(key, keys)}" for key in table if key not in keys]
+    try:
+        server = McpServer.model_validate({**{key: table[key] for key in keys if key in table}, "name": name})
+    except ValidationError as error:
+        return [*unknown, *(f"{subject}: {_told(fault)}" for fault in error.errors(include_url=False))]
+    return unknown or server
 
 
 def _policies(tables: Any, problems: list[str]) -> Sequence[ToolPolicy]:

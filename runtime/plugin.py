@@ -123,7 +123,9 @@ class PerdurePlugin(SimplePlugin):
         try:
             await super().run_worker(worker, next)
         finally:
-            threads = worker.config(active_config=True).get("activity_executor")
+            config = worker.config(active_config=True)
+            await _close_agents(config)
+            threads = config.get("activity_executor")
             if isinstance(threads, AgentThreads):
                 threads.shutdown(wait=False, cancel_futures=True)  # a `def` agent that hangs must not keep the worker
 
@@ -192,6 +194,15 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
     config["activities"] = [*activities, *own]
 
 
+async def _close_agents(config: WorkerConfig) -> None:
+    """End what the agents of a worker had opened."""
+    from activities.agents import AgentActivities
+
+    for served in config.get("activities") or ():
+        if isinstance(owner := getattr(served, "__self__", None), AgentActivities):
+            await owner.close()
+
+
 def check_folders(settings: Settings) -> BlobStore | None:
     """The settings' store, where there is one. Raises `SettingsRejected` where it or the workspace cannot be used."""
     from activities.blobs import open_store
@@ -211,7 +222,7 @@ def load_registry(settings: Settings) -> Registry:
     _find_modules_here()
     if settings.agents is None:
         return Registry(default_model=settings.model)
-    return Registry.load(settings.agents, default_model=settings.model)
+    return Registry.load(settings.agents, default_model=settings.model, workspace=settings.workspace)
 
 
 def load_workflows(names: Iterable[str]) -> list[type]:

@@ -114,7 +114,7 @@ async def served(
         "workflows": list(workflows),
         **worker_options,  # type: ignore[typeddict-item]
     }
-    serve_agents(config, settings, _registry(agents))
+    serve_agents(config, settings, _registry(agents, settings.workspace))
     async with Worker(**config):
         yield Service(client, settings.task_queue)
 
@@ -145,16 +145,16 @@ def _find_test_server() -> str:
     return found
 
 
-def _registry(agents: Registry | Path | str | None) -> Registry:
+def _registry(agents: Registry | Path | str | None, workspace: Path | None = None) -> Registry:
     match agents:
         case None:
             return Registry.empty()
         case Registry():
             return agents
         case Path():
-            return Registry.load(agents)
+            return Registry.load(agents, workspace=workspace)
         case _:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "agents.toml"
                 file.write_text(agents, encoding="utf-8")
-                return Registry.load(file)
+                return Registry.load(file, workspace=workspace)

@@ -111,7 +111,7 @@ class McpSource:
             description=(tool.description or tool.title or "").strip(),
             parameters=_parameters(tool),
             call=functools.partial(self._call, tool.name),
-            requires_approval=approval is True or tool.name in approval,
+            requires_approval=approval if isinstance(approval, bool) else tool.name in approval,
         )
 
     async def _call(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, PositiveFloat, model_validator
 
 from workflows.errors import StepFailed
 
@@ -56,6 +56,14 @@ def _address(url: str) -> str:
     return url
 
 
+def _guarded(value: Any) -> bool | tuple[str, ...]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise ValueError("must be true, or a list of the names of tools")
+
+
 Word = Annotated[str, AfterValidator(_without_null)]
 Variable = Annotated[str, AfterValidator(_variable)]
 
@@ -87,7 +95,7 @@ class McpServer(BaseModel):
     """Put before the names of its tools."""
     timeout_seconds: PositiveFloat | None = None
     """Limit on one call."""
-    requires_approval: Literal[True] | tuple[str, ...] = ()
+    requires_approval: Annotated[bool | tuple[str, ...], PlainValidator(_guarded)] = ()
     """Tools that a person is asked about first, by the server's own names; true: all of them."""
 
     @model_validator(mode="after")

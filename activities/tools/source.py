@@ -45,4 +45,10 @@ class ToolSource(Protocol):
     """A server of tools. An agent names it in `tools`: `<source>` for all of its tools, `<source>.<tool>` for one."""
 
     async def tools(self) -> Sequence[OfferedTool]:
-        """What is offered now. Raises `RetryableStepError` where the source cannot be reached."""
+        """What is offered now.
+
+        Raises `RetryableStepError` where the source cannot be reached, `StepFailed` where it never will be.
+        """
+
+    async def close(self) -> None:
+        """Let go of what was opened; the worker has drained. A later use opens it again."""
