@@ -110,7 +110,7 @@ class Connection:
     def _failure(self, error: Exception) -> Exception:
         """Why it could not be opened."""
         name = self._server.name
-        if isinstance(error, PerdureError | StepFailed):
+        if isinstance(error, PerdureError):
             return error
         if isinstance(error, TimeoutError):
             return RetryableStepError(f"MCP server {name!r} did not answer within {OPEN_SECONDS:g} s")

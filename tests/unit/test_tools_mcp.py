@@ -275,6 +275,26 @@ async def test_http_server_gets_headers_from_the_environment(monkeypatch: pytest
             assert await call(source, "header", name="x-tenant") == "north"
 
 
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    writer.close()
+
+
+async def test_http_server_that_refuses_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is not taken is final, and is not quoted."""
+    monkeypatch.setenv("SHOP_TOKEN", "t-secret")
+    async with await asyncio.start_server(_refuse, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/mcp"
+        async with opened(McpServer(name="workshop", url=url, bearer_env="SHOP_TOKEN")) as source:
+            with pytest.raises(StepFailed) as failed:
+                await source.tools()
+    assert failed.value.message == (
+        "MCP server 'workshop' answered with status 401. Look at its 'headers' and 'bearer_env' in agents.toml, and at "
+        "the variables that they name"
+    )
+
+
 async def test_http_server_that_is_killed_in_a_call_is_found_again(tmp_path: Path) -> None:
     """The call fails with the server's name; without a server so does the next; a new server on its address serves."""
     async with http_server() as (url, _):
