@@ -6,18 +6,19 @@ details hold the whole result, so that the Temporal UI, its filters and its aler
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
-from pydantic import Field, JsonValue, TypeAdapter
+from pydantic import Field, JsonValue
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from workflows import calls, wire
 from workflows.errors import GraphRejected, InputRejected
-from workflows.graph.definition import GraphDefinition, Stage
+from workflows.graph.definition import GraphDefinition
 from workflows.graph.engine import GOAL, walk
 from workflows.graph.pace import in_parts
+from workflows.graph.piecemeal import read_in_pieces
 from workflows.graph.results import WorkflowResult
 from workflows.graph.verdict import Verdict
 from workflows.graph.verify import examine, rejected
@@ -26,28 +27,32 @@ from workflows.parsing import parse
 from workflows.verbs import AgentWorkflow
 from workflows.wire import Stored
 
-VERIFIED_HERE = 1_000
-VERIFIED_HERE_BYTES = 200_000
-# Graphs that are judged in the workflow itself; judging more in one go would hold up its worker.
-READ_AT_ONCE = 1_000
-# Stages; reading so many takes some hundredths of a second.
-STAGES = TypeAdapter(list[Stage])
+VERIFIED_HERE_BYTES = 45_000
+# Graphs that are judged in the workflow itself, those of a chain together: it takes 0.02 to 0.07 s, depending on what
+# they are made of, and judging more in one go would hold up its worker. More than 1,000 stages always take more bytes.
 
 
 class GraphWorkflow(AgentWorkflow):
     """What both kinds of run share: judge a definition, walk it, report."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._judged_here_bytes = 0
+
     async def judged(self, value: Any) -> GraphDefinition:
         """The definition, which was judged before anything begins. Raises `GraphRejected`; doubts become events."""
-        if isinstance(value, dict) and isinstance(value.get("stages"), list) and _is_large(value):
+        self._judged_here_bytes += wire.size(value)
+        if isinstance(value, dict) and self._judged_here_bytes > VERIFIED_HERE_BYTES:
             verdict = await self._judged_elsewhere(value)
-            definition = await in_parts(_read_in_parts(value)) if verdict.valid else None
+            definition = await in_parts(read_in_pieces(value)) if verdict.valid else None
         else:
             definition, verdict = examine(value)
         if definition is None or not verdict.valid:
-            raise rejected(verdict.with_severity("error"))
+            raise rejected(verdict.with_severity("error"), verdict.left_out)
         for issue in verdict.with_severity("doubt"):
             self.log("warning", str(issue), {"stage": issue.stage_id})
+        if verdict.left_out:
+            self.log("warning", f"and {verdict.left_out:,} more; `perdure verify` lists them all.", {})
         return definition
 
     async def _judged_elsewhere(self, value: dict[str, Any]) -> Verdict:
@@ -69,19 +74,6 @@ class GraphWorkflow(AgentWorkflow):
         kind, message = (wire.CANCELLED, "the run was cancelled") if is_cancelled else (result.status, _why(result))
         told, *earlier = await _fitting([result, *before])
         raise ApplicationError(message, told, *([earlier] if earlier else []), type=kind, non_retryable=True)
-
-
-def _is_large(value: dict[str, Any]) -> bool:
-    return len(value["stages"]) > VERIFIED_HERE or wire.size(value) > VERIFIED_HERE_BYTES
-
-
-def _read_in_parts(value: dict[str, Any]) -> Generator[None, None, GraphDefinition]:
-    """A definition that was judged before."""
-    given, stages = value["stages"], list[Stage]()
-    for first in range(0, len(given), READ_AT_ONCE):
-        stages += STAGES.validate_python(given[first : first + READ_AT_ONCE])
-        yield
-    return GraphDefinition.model_validate({**value, "stages": stages})
 
 
 async def _fitting(results: Sequence[WorkflowResult]) -> list[Any]:

@@ -596,6 +596,35 @@ async def test_graph_that_waits_for_nothing_gives_its_worker_back(world: World) 
     assert visits(await other) == ["b"]
 
 
+async def test_graph_that_is_large_by_its_agents_is_judged_and_read(world: World) -> None:
+    """One stage of 0.5 MB: judged in an activity and read piece by piece, so it ends on a machine however busy."""
+    definition = graph(stage("f", pattern("fleet", *(f"agent-{number}" for number in range(12_001)))))
+    result = await fail(world, definition)
+    assert error_of(result, "f") == (
+        "parallel: 12,001 steps in one call; a history holds 12,000. Divide them over several runs, or over several "
+        "calls with continue_as_new_if_needed between them."
+    )
+
+
+async def test_doubts_of_a_large_graph_are_told_in_part(world: World) -> None:
+    """A graph that was judged in an activity tells its first 500 doubts, and how many more there are."""
+    stages = [stage(f"s{number}", writes(n="{{wat}}"), on_failure="route") for number in range(1_000)]
+    handle = await world.start("StageGraph", graph(*stages))
+    assert visits(await result_in_failure(handle)) == ["s0"]
+    told = [event["message"] for event in await until_told(handle, "log", 501)]
+    assert told == [
+        *(f"stage 's{n}': '{{{{wat}}}}' has no value: nothing in this graph produces 'wat'." for n in range(500)),
+        "and 500 more; `perdure verify` lists them all.",
+    ]
+
+
+async def test_errors_of_a_large_graph_are_counted(world: World) -> None:
+    """The rejection names five and counts the others, also those that the verdict had no room for."""
+    edges = [edge("s0", f"nowhere-{number}") for number in range(2_000)]
+    kind, message = await rejection_of(await world.start("StageGraph", graph(stage("s0"), edges=edges)))
+    assert (kind, message.splitlines()[-1]) == ("GraphRejected", "and 1,995 more.")
+
+
 @pytest.mark.parametrize(
     ("given", "kind"),
     [

@@ -55,15 +55,20 @@ from workflows.graph.seen import claim_unseen, fingerprint
 from workflows.graph.templates import MissingKey, render
 from workflows.patterns.dispatch import run_pattern
 from workflows.run import current_stage
+from workflows.steps import AgentSpec
 from workflows.window import sliding_window
 
 MAX_PROMPT_LENGTH = 500
 # In an event; the query `approvals` has all of it.
 MAX_RENDERED_PARTS = 30_000
 # Lists and objects in one such value: checking and storing so many takes a quarter of a second, and none gives way.
+CHARACTERS_OF_A_PART = 10
+# Checking and storing a list takes as long as storing an answer of so many characters.
 MAX_RENDERED_DEPTH = 100
 # Lists and objects in each other: a loop that writes `[{{list}}]` adds one each time, and a result nested more than
 # about 250 deep cannot be written as JSON.
+MANY_AGENTS = 1_000
+# Preparing more takes a tenth of a second, and making steps of them twice that again: each in an activation of its own.
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Scope:
         except MissingKey as missing:
             raise StageFailed(str(missing)) from None
         if rendered != value:
-            _refuse_overgrown(rendered)
+            self.frame.pace.charge(_refuse_overgrown(rendered) * CHARACTERS_OF_A_PART)
         return rendered
 
     def over(self, layer: dict[str, JsonValue]) -> Scope:
@@ -110,7 +115,8 @@ def _layers(state: State) -> list[State]:
     return [inner for each in state.maps for inner in _layers(each)] if isinstance(state, ChainMap) else [state]
 
 
-def _refuse_overgrown(value: JsonValue) -> None:
+def _refuse_overgrown(value: JsonValue) -> int:
+    """How many lists and objects a value holds. Raises `StageFailed` where it is more than a run can carry."""
     # A loop that writes `{{text}}{{text}}` doubles it each time, and the worker's memory ends before the loop does.
     if not wire.fits(value):
         size, limit = wire.size(value) / 1e6, wire.MAX_PAYLOAD_BYTES / 1e6
@@ -123,6 +129,7 @@ def _refuse_overgrown(value: JsonValue) -> None:
         if parts > MAX_RENDERED_PARTS:
             told = f"more than {MAX_RENDERED_PARTS:,} lists and objects"
             raise StageFailed(f"with its references replaced, a value holds {told}")
+    return parts
 
 
 def _containers(values: Iterable[Any]) -> list[Iterable[Any]]:
@@ -165,11 +172,10 @@ async def coordinate(scope: Scope, step: PatternStep) -> StageOutput:
     frame, task = scope.frame, as_text(scope.rendered(step.task))
     if frame.graph.goal is not None:
         task = f"Overall goal: {frame.graph.goal}\nCurrent step: {task}"
-    agents = tuple(
-        agent.model_copy(update={"system_prompt": as_text(scope.rendered(agent.system_prompt))})
-        for agent in step.agents
-    )
+    agents = tuple(_prompted(scope, agent) for agent in step.agents)
     asked = step.model_copy(update={"task": task, "agents": agents, "config": scope.rendered(step.config)})
+    if len(agents) > MANY_AGENTS:
+        await frame.pace.pause()
     try:
         output = await run_pattern(frame.owner, asked, scope.state)
     except PatternFailed as failure:
@@ -180,6 +186,13 @@ async def coordinate(scope: Scope, step: PatternStep) -> StageOutput:
     else:
         scope.state[f"stage.{scope.stage.id}.review_passed"] = output.passed
     return output
+
+
+def _prompted(scope: Scope, agent: AgentSpec) -> AgentSpec:
+    """The agent with its prompt rendered; the same one where there is nothing to render, for a fleet has thousands."""
+    if "{{" not in agent.system_prompt:
+        return agent
+    return agent.model_copy(update={"system_prompt": as_text(scope.rendered(agent.system_prompt))})
 
 
 async def act(scope: Scope, proposal: ActionProposal) -> ProposalResult:

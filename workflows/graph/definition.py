@@ -6,6 +6,7 @@ What a definition means is the engine's business, and whether it makes sense is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
@@ -67,6 +68,14 @@ class Action(Definition):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+def named(actions: Iterable[Any]) -> list[Any]:
+    """Actions as they are written, those without an id named after their place in the proposal."""
+    return [
+        {"id": f"action-{number}", **action} if isinstance(action, dict) else action
+        for number, action in enumerate(actions)
+    ]
+
+
 class ActionProposal(Definition):
     """A list of actions that succeed or fail together."""
 
@@ -81,11 +90,7 @@ class ActionProposal(Definition):
     def _name_the_nameless(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("actions"), (list, tuple)):
             return data
-        actions = [
-            {"id": f"action-{number}", **action} if isinstance(action, dict) else action
-            for number, action in enumerate(data["actions"])
-        ]
-        return {**data, "actions": actions}
+        return {**data, "actions": named(data["actions"])}
 
 
 class PatternStep(Definition):

@@ -55,6 +55,8 @@ class Verdict(Stored):
     """None where an error stands in the way."""
     waves: tuple[tuple[str, ...], ...]
     """The stages that can be the first to run, the second, …, each where it comes the earliest."""
+    left_out: int = 0
+    """Issues beyond those that are listed, in a verdict that had to be short."""
 
     def with_severity(self, *severities: Severity) -> tuple[Issue, ...]:
         """The issues of these severities."""

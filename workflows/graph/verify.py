@@ -6,7 +6,7 @@ Source: car-workflow's verify, with positions and doubts added. Pure, iterative,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -104,11 +104,11 @@ def examine(
     return definition, _verdict(frame, _placed(findings.found, document, file))
 
 
-def rejected(issues: Iterable[Issue]) -> GraphRejected:
-    """The rejection of a graph for these issues."""
-    told = [str(issue) for issue in issues]
-    more = [f"and {len(told) - MOST_TOLD:,} more."] if len(told) > MOST_TOLD else []
-    return GraphRejected("\n".join([*told[:MOST_TOLD], *more]))
+def rejected(issues: Collection[Issue], left_out: int = 0) -> GraphRejected:
+    """The rejection of a graph for these issues, and for those that were `left_out` of a short verdict."""
+    told = [str(issue) for issue in list(issues)[:MOST_TOLD]]
+    more = len(issues) + left_out - len(told)
+    return GraphRejected("\n".join([*told, f"and {more:,} more."] if more else told))
 
 
 def _refuse_file_name(text: str) -> None:
