@@ -19,7 +19,7 @@ def question_lines(run: str, asked: ApprovalRequest, place: str) -> list[str]:
     """A question in full: when it was asked, what it says, what it takes, and the command that answers it."""
     until = f", waits until {moment(asked.deadline)}" if asked.deadline else ""
     head = f"{run}  {asked.id}  stage {asked.stage!r}, asked {moment(asked.asked)}{until}"
-    return [head, *(f"  {line}" for line in asked.prompt.splitlines()), *answering_lines(run, asked, place)]
+    return [head, *(f"  {line}".rstrip() for line in asked.prompt.splitlines()), *answering_lines(run, asked, place)]
 
 
 def waiting_lines(run: str, waiting: Sequence[Json], place: str) -> list[str]:

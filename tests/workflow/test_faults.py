@@ -108,7 +108,7 @@ async def test_wrong_signal_does_not_stop_the_run(world: World, signal: str, pay
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], 'Steps takes a list of phases, [{"name": …, "steps": […]}]; it was given a NoneType.'),
+        ([], 'Steps takes a list of phases, [{"name": …, "steps": […]}]; it was given null.'),
         ([[], []], "Steps takes one argument, a list of phases; it was given 2."),
     ],
 )

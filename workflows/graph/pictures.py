@@ -131,6 +131,8 @@ class _Picture:
     arrows: list[_Arrow]
     start: str
     """The node in front of the first stage."""
+    last: str | None
+    """The stage that was written last; below it comes the next graph of a chain."""
     title: str = ""
     """Of the frame around it, where it is one of several."""
 
@@ -190,11 +192,12 @@ def dot(*graphs: GraphDefinition, walks: Sequence[Walk] = (), caption: str = "")
         frame = f"    subgraph cluster_{picture.name} {{ label={_dot_text(picture.title)}"
         lines += [frame, *_dot_lines(picture), "    }"] if picture.title else _dot_lines(picture)
     for before, after in pairwise(pictures):
-        if before.nodes and after.nodes:
+        if before.last and after.last:
             ends = f"ltail=cluster_{before.name}, lhead=cluster_{after.name}"
-            lines.append(f"    {before.nodes[-1].name} -> {after.nodes[0].name} [{ends}]")
+            lines.append(f"    {before.last} -> {after.start} [{ends}]")
     if walks:
-        legend = _legend([node for picture in pictures for node in picture.nodes])
+        # Graphviz sets a row without arrows from right to left.
+        legend = _legend([node for picture in pictures for node in picture.nodes])[::-1]
         lines += [f"    subgraph cluster_legend {{ label={_dot_text(caption)}", *map(_dot_node, legend), "    }"]
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -260,7 +263,8 @@ def _picture(graph: GraphDefinition, walk: Walk | None, prefix: str = "", title:
             lines = (f"undo {stage.name}", *_tools(compensation), *told)
             nodes.append(_Node(target, "proposal", lines, undoing))
             arrows.append(_Arrow(names[stage.id], target, "undone by", is_dashed=True, is_bold=is_undone))
-    return _Picture(prefix, nodes, arrows, start, title)
+    last = f"{prefix}s{len(graph.stages) - 1}" if graph.start in names else None
+    return _Picture(prefix, nodes, arrows, start, last, title)
 
 
 def _stage_node(name: str, stage: Stage, walk: Walk | None) -> _Node:
