@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from temporalio import activity
@@ -17,9 +18,9 @@ MOST_LISTED = 500
 
 
 @activity.defn(name=wire.VERIFY_GRAPH)
-async def verify_graph(definition: Any) -> dict[str, Any]:
-    """The verdict on a graph as a run needs it. Pure, so running twice is safe."""
-    return _short(await asyncio.to_thread(judge, definition)).model_dump(mode="json")
+async def verify_graph(definition: Any, given: Sequence[str] = ()) -> dict[str, Any]:
+    """The verdict on a graph as a run needs it, with the state keys that its start brings. Pure: it may run twice."""
+    return _short(await asyncio.to_thread(judge, definition, given=given)).model_dump(mode="json")
 
 
 def _short(verdict: Verdict) -> Verdict:

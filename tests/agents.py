@@ -71,3 +71,9 @@ async def delegating(step: AgentStepSpec, context: StepContext) -> StepOutcome |
         status="suspended",
         needs=AnswersNeeded(delegations=(Delegation(call_id="again", specialist="delegating", subtask=step.prompt),)),
     )
+
+
+async def weigh(step: AgentStepSpec, context: StepContext) -> str:
+    """Says how long its prompt is."""
+    context.record_after_llm(Usage(input_tokens=8, output_tokens=2))
+    return f"{len(step.prompt)} characters"

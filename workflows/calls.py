@@ -7,6 +7,7 @@ ActionOutcome; only an eviction passes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -241,12 +242,16 @@ def _lost(timeout: TimeoutError) -> str:
 
 async def claim_unseen(claim: dict[str, Any], store: str) -> list[bool] | str:
     """Which items are new to a dedup store, or why it cannot tell; raises CancelledError if the caller is cancelled."""
-    return await _short(wire.CLAIM_UNSEEN, claim, f"dedup store {store}", list[bool])
+    return await _short(wire.CLAIM_UNSEEN, [claim], f"dedup store {store}", list[bool])
 
 
-async def verify_graph(definition: Any) -> dict[str, Any] | str:
-    """The verdict on a graph that is too large to be judged in one workflow task, or why there is none."""
-    return await _short(wire.VERIFY_GRAPH, definition, "verify the graph", dict)
+async def verify_graph(definition: Any, given: Sequence[str]) -> dict[str, Any] | str:
+    """The verdict on a graph that is too large to be judged in one workflow task, or why there is none.
+
+    `given` are the state keys that its start brings.
+    """
+    arguments = [definition, list(given)] if given else [definition]
+    return await _short(wire.VERIFY_GRAPH, arguments, "verify the graph", dict)
 
 
 async def give_way() -> None:
@@ -266,11 +271,11 @@ async def give_way() -> None:
         workflow.logger.warning("A pause between stages failed, which changes nothing: %s", error.cause or error)
 
 
-async def _short(name: str, argument: Any, summary: str, result_type: type[T]) -> T | str:
+async def _short(name: str, arguments: Sequence[Any], summary: str, result_type: type[T]) -> T | str:
     """An activity of some seconds at most, safe to repeat: its result, or why it failed for good."""
     handle: workflow.ActivityHandle[T] = workflow.start_activity(
         name,
-        argument,
+        args=arguments,
         result_type=result_type,
         start_to_close_timeout=SHORT_LIMIT,
         retry_policy=RetryPolicy(initial_interval=FIRST_RETRY, maximum_interval=SLOWEST_RETRY),

@@ -6,15 +6,17 @@ details hold the whole result, so that the Temporal UI, its filters and its aler
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, NoReturn, cast
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, TypeAdapter
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from workflows import calls, wire
 from workflows.errors import GraphRejected, InputRejected
+from workflows.graph.carrying import MAX_CARRIED_BYTES, CarriedGraph, Continuation
+from workflows.graph.chaining import Chained
 from workflows.graph.definition import GraphDefinition
 from workflows.graph.engine import GOAL, walk
 from workflows.graph.pace import in_parts
@@ -39,14 +41,17 @@ class GraphWorkflow(AgentWorkflow):
         super().__init__()
         self._judged_here_bytes = 0
 
-    async def judged(self, value: Any) -> GraphDefinition:
-        """The definition, which was judged before anything begins. Raises `GraphRejected`; doubts become events."""
+    async def judged(self, value: Any, given: Collection[str] = ()) -> GraphDefinition:
+        """The definition, which was judged before anything begins. Raises `GraphRejected`; doubts become events.
+
+        `given` are the state keys that a start, or earlier graphs of a chain, bring.
+        """
         self._judged_here_bytes += wire.size(value)
         if isinstance(value, dict) and self._judged_here_bytes > VERIFIED_HERE_BYTES:
-            verdict = await self._judged_elsewhere(value)
+            verdict = await self._judged_elsewhere(value, given)
             definition = await in_parts(read_in_pieces(value)) if verdict.valid else None
         else:
-            definition, verdict = examine(value)
+            definition, verdict = examine(value, given=given)
         if definition is None or not verdict.valid:
             raise rejected(verdict.with_severity("error"), verdict.left_out)
         for issue in verdict.with_severity("doubt"):
@@ -55,20 +60,33 @@ class GraphWorkflow(AgentWorkflow):
             self.log("warning", f"and {verdict.left_out:,} more; `perdure verify` lists them all.", {})
         return definition
 
-    async def _judged_elsewhere(self, value: dict[str, Any]) -> Verdict:
-        answer = await calls.verify_graph(value)
+    async def read(self, value: Any) -> GraphDefinition:
+        """A definition that the run before this one has judged."""
+        if isinstance(value, dict):
+            return await in_parts(read_in_pieces(value))
+        return GraphDefinition.model_validate(value)
+
+    async def _judged_elsewhere(self, value: dict[str, Any], given: Collection[str]) -> Verdict:
+        answer = await calls.verify_graph(value, sorted(given))
         if isinstance(answer, str):
             raise GraphRejected(f"the graph could not be judged: {answer}")
         return Verdict.model_validate(answer)
 
     async def walked(
-        self, graph: GraphDefinition, state: dict[str, JsonValue], before: Sequence[WorkflowResult] = ()
+        self,
+        graph: GraphDefinition,
+        state: dict[str, JsonValue],
+        before: Sequence[WorkflowResult] = (),
+        *,
+        carried: CarriedGraph | None,
+        new: Continuation,
     ) -> WorkflowResult:
         """The result of a graph that completed; one that did not is raised as a failure of its status.
 
-        The failure's details are its result and, where there are any, the results `before` it.
+        The failure's details are its result and, where there are any, the results `before` it. `carried` is where an
+        earlier run left the graph, `new` how a next one takes it up.
         """
-        result, is_cancelled = await walk(self, graph, state)
+        result, is_cancelled = await walk(self, graph, state, carried=carried, new=new)
         if result.status == "completed":
             return result
         kind, message = (wire.CANCELLED, "the run was cancelled") if is_cancelled else (result.status, _why(result))
@@ -76,9 +94,9 @@ class GraphWorkflow(AgentWorkflow):
         raise ApplicationError(message, told, *([earlier] if earlier else []), type=kind, non_retryable=True)
 
 
-async def _fitting(results: Sequence[WorkflowResult]) -> list[Any]:
+async def _fitting(results: Sequence[WorkflowResult], room_bytes: int = wire.MAX_PAYLOAD_BYTES) -> list[Any]:
     """Results as they can leave together, as plain JSON: each has its share of the room."""
-    limit = wire.MAX_PAYLOAD_BYTES // len(results)
+    limit = room_bytes // max(1, len(results))
     return [await in_parts(lightening(result, limit)) for result in results]
 
 
@@ -92,13 +110,22 @@ class StageGraph(GraphWorkflow):
     """Runs one stage graph."""
 
     @workflow.run
-    async def run(self, definition: Any = None, *more: Any) -> WorkflowResult:
-        """The result of the graph; its `initial_state` is in the definition."""
-        if more:
-            raise InputRejected(f"StageGraph takes one argument, a definition; it was given {len(more) + 1}.")
-        graph = await self.judged(definition)
-        [result] = await _fitting([await self.walked(graph, graph.initial_state)])
-        return cast(WorkflowResult, result)  # what a client reads it as
+    async def run(self, definition: Any = None, carried: Any = None, *more: Any) -> WorkflowResult:
+        """The result of the graph; its `initial_state` is in the definition.
+
+        A run that has grown long goes on as a new one by itself, between two stages: then `carried` is where it stood.
+        """
+        if more or (carried is not None and not self.perdure.is_continued):
+            raise InputRejected(f"StageGraph takes one argument, a definition; it was given {len(more) + 2}.")
+        taken_up = None if carried is None else parse(CarriedGraph, carried, "what StageGraph carried", InputRejected)
+        graph = await self.judged(definition) if taken_up is None else await self.read(definition)
+
+        async def begin(left: CarriedGraph) -> NoReturn:
+            self.perdure.continue_as_new([definition, left])
+
+        result = await self.walked(graph, graph.initial_state, carried=taken_up, new=Continuation(begin))
+        [fitting] = await _fitting([result])
+        return cast(WorkflowResult, fitting)  # what a client reads it as
 
 
 class ChainInput(Stored):
@@ -108,23 +135,63 @@ class ChainInput(Stored):
     initial_state: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class CarriedChain(Stored):
+    """A chain under way, as it travels."""
+
+    results: tuple[WorkflowResult, ...]
+    """Of the graphs before the one that is under way; with their large texts left out, as in the chain's result."""
+    graph: CarriedGraph
+
+
 @workflow.defn(name=wire.CHAIN_WORKFLOW)
 class Chain(GraphWorkflow):
     """Runs several graphs in order, each on what the one before it left."""
 
     @workflow.run
-    async def run(self, chain: Any = None, *more: Any) -> list[WorkflowResult]:
-        """The results, all completed: the first graph that does not complete ends the chain, and the run fails."""
-        if more:
-            raise InputRejected(f"Chain takes one argument; it was given {len(more) + 1}.")
+    async def run(self, chain: Any = None, carried: Any = None, *more: Any) -> list[WorkflowResult]:
+        """The results, all completed: the first graph that does not complete ends the chain, and the run fails.
+
+        A run that has grown long goes on as a new one by itself, between two stages: then `carried` is where it stood.
+        """
+        if more or (carried is not None and not self.perdure.is_continued):
+            raise InputRejected(f"Chain takes one argument; it was given {len(more) + 2}.")
         asked = parse(ChainInput, {} if chain is None else chain, "Chain", InputRejected)
         if not asked.graphs:
             raise InputRejected("Chain: 'graphs' is empty; a chain has at least one graph.")
-        graphs = [await self.judged(graph) for graph in asked.graphs]  # all of them, before the first begins
-        results: list[WorkflowResult] = []
+        taken_up = None if carried is None else parse(CarriedChain, carried, "what Chain carried", InputRejected)
+        graphs = await self._graphs(asked, is_judged=taken_up is not None)
+        results = list(taken_up.results) if taken_up else []
         state = asked.initial_state
-        for graph in graphs:
-            results.append(await self.walked(graph, {**graph.initial_state, **state}, results))
-            left = {key: value for key, value in results[-1].final_state.items() if key != GOAL}
+        for graph in graphs[len(results) :]:
+            result = await self.walked(
+                graph,
+                {**graph.initial_state, **state},
+                results,
+                carried=taken_up.graph if taken_up else None,
+                new=Continuation(self._beginning(chain, results), room_bytes=MAX_CARRIED_BYTES // 2),
+            )
+            taken_up = None
+            results.append(result)
+            left = {key: value for key, value in result.final_state.items() if key != GOAL}
             state = {**asked.initial_state, **left}
         return cast(list[WorkflowResult], await _fitting(results))
+
+    async def _graphs(self, asked: ChainInput, *, is_judged: bool) -> list[GraphDefinition]:
+        """The graphs, all of them judged before the first begins."""
+        if is_judged:
+            return [await self.read(graph) for graph in asked.graphs]
+        chained, graphs = Chained(tuple(asked.initial_state)), list[GraphDefinition]()
+        for value in asked.graphs:
+            graphs.append(await self.judged(value, chained.given_to(value)))
+            chained.add(graphs[-1])
+        return graphs
+
+    def _beginning(
+        self, chain: Any, results: Sequence[WorkflowResult]
+    ) -> Callable[[CarriedGraph], Coroutine[Any, Any, NoReturn]]:
+        async def begin(left: CarriedGraph) -> NoReturn:
+            earlier = await _fitting(results, MAX_CARRIED_BYTES // 2)
+            told = TypeAdapter(tuple[WorkflowResult, ...]).validate_python(earlier)
+            self.perdure.continue_as_new([chain, CarriedChain(results=told, graph=left)])
+
+        return begin

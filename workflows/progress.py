@@ -118,6 +118,8 @@ class Board:
 
     def __init__(self) -> None:
         self.phases: list[PhaseRecord] = []
+        self.earlier_phases = 0
+        """Those of the runs that this one continues."""
         self.succeeded = 0
         self.failed = 0
         self._open: dict[StepRecord, None] = {}
@@ -174,7 +176,7 @@ class Board:
             phases=tuple(_phase_progress(phase) for phase in self.phases[-LISTED_PHASES:]),
             steps=tuple(_step_progress(record) for record in sorted(shown, key=lambda record: record.begun)),
             omitted_steps=total - len(shown),
-            omitted_phases=max(0, len(self.phases) - LISTED_PHASES),
+            omitted_phases=self.earlier_phases + max(0, len(self.phases) - LISTED_PHASES),
         )
 
     def markdown(self, budget: BudgetSnapshot, waiting: Iterable[str] = ()) -> str:
@@ -182,7 +184,7 @@ class Board:
         lines = [f"**{self.succeeded}** steps done, **{self.failed}** failed, **{self.running}** running"]
         lines += [_budget_line(budget)]
         if self.phases:
-            earlier = len(self.phases) - SHOWN_PHASES
+            earlier = self.earlier_phases + len(self.phases) - SHOWN_PHASES
             lines += ["", "**Phases**"]
             lines += [f"- … {earlier} earlier"] if earlier > 0 else []
             lines += [_phase_line(phase) for phase in self.phases[-SHOWN_PHASES:]]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import Field
 from temporalio import workflow
@@ -41,6 +41,12 @@ MAX_CARRIED_BYTES = 64_000
 # A memo travels with every description of the run, and the workflow's own arguments need their room too.
 MAX_SCHEDULED_BYTES = 3_000_000
 # Of arguments in one workflow task. The server takes 4 MB in one message, and ends a run that sends more.
+CONTINUE_AFTER_SIGNALS = 8_000
+# Temporal ends a run at 10,000 and does not suggest continue-as-new for it.
+CONTINUE_AFTER_UPDATES = 1_500
+# Temporal refuses more than 2,000 in one execution.
+CONTINUE_AFTER_BYTES = 5_000_000
+# Replaying more than that takes a worker several seconds.
 
 compensating: ContextVar[bool] = ContextVar("perdure_compensating", default=False)
 """Whether this task undoes what the run did: it goes on although the run is cancelled, and is never denied."""
@@ -129,12 +135,16 @@ class Run:
         self.phase_index = 0
         self.call_number = 0
         self.signals = 0
+        self.updates = 0
         ledger = budget.opened(self.options)
+        self.is_continued = carried is not None
+        """Whether a run before this one went on as this one."""
         if carried:
             ledger = carried.ledger
             self.log = EventLog(first_offset=carried.next_offset, tail=carried.events)
             self.phase_index, self.call_number = carried.phase_index, carried.call_number
             self.board.succeeded, self.board.failed = carried.succeeded, carried.failed
+            self.board.earlier_phases = carried.phase_index
         self.grants = Grants(
             ledger, waits_for_raise=self.options.on_exhausted == "wait", on_change=self._ledger_changed
         )
@@ -248,6 +258,25 @@ class Run:
     def _ledger_changed(self, before: Ledger, after: Ledger) -> None:
         for resource in budget.passed_soft_limit(before, after):
             self.tell(BudgetThreshold(resource=resource, percent=budget.SOFT_LIMIT_PERCENT))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether this history should end, and the run go on in a new one."""
+        info = workflow.info()
+        return (
+            info.is_continue_as_new_suggested()
+            or info.get_current_history_size() > CONTINUE_AFTER_BYTES
+            or self.signals > CONTINUE_AFTER_SIGNALS
+            or self.updates > CONTINUE_AFTER_UPDATES
+        )
+
+    async def settled(self) -> None:
+        """Return when no handler and no step is under way: they would end in a run that is over."""
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() and not self.board.running)
+
+    def continue_as_new(self, args: Sequence[Any]) -> NoReturn:
+        """End this run and begin the next with these arguments; the ledger, the events and the options go along."""
+        workflow.continue_as_new(args=args, memo={**workflow.memo(), wire.CARRIED_MEMO: self.carry()})
 
     def carry(self) -> Carried:
         """What goes along on continue-as-new; of the events as many as there is room for."""

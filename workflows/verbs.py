@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
@@ -36,10 +36,6 @@ MAX_LOG_MESSAGE = 2_000
 # Of one log event; what is larger belongs into a step's output.
 MAX_STEPS_OF_A_CALL = 12_000
 # One history holds 51,200 events, and a step takes three and its share of the workflow tasks.
-CONTINUE_AFTER_SIGNALS = 8_000
-# Temporal ends a run at 10,000 and does not suggest continue-as-new for it.
-CONTINUE_AFTER_BYTES = 5_000_000
-# Replaying more than that takes a worker several seconds.
 
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "critical": 50}
 
@@ -191,13 +187,11 @@ class AgentWorkflow:
         Call it between phases, with everything that `run` needs to go on as its arguments. The ledger, the phase
         index, event offsets and run options go along by themselves.
         """
-        run, info = self.perdure, workflow.info()
+        run = self.perdure
         run.raise_if_cancelled()
-        is_long = info.is_continue_as_new_suggested() or info.get_current_history_size() > CONTINUE_AFTER_BYTES
-        if is_long or run.signals > CONTINUE_AFTER_SIGNALS:
-            # Steps in flight would end in a run that is over; those that were started aside are waited for.
-            await workflow.wait_condition(lambda: workflow.all_handlers_finished() and not run.board.running)
-            self._continue_as_new(args)
+        if run.is_long:
+            await run.settled()
+            run.continue_as_new(args)
 
     @workflow.query(name=wire.BUDGET_QUERY)
     def budget(self) -> BudgetSnapshot:
@@ -222,6 +216,7 @@ class AgentWorkflow:
     @workflow.update(name=wire.RESOLVE_APPROVAL_UPDATE)
     def resolve_approval(self, answer: Any) -> ApprovalAnswer:
         """{id, response, answered_by?}: answer an approval; the first answer counts, a bad one is refused."""
+        self.perdure.updates += 1
         accepted = self.perdure.approvals.read(answer)
         self.perdure.approvals.resolve(accepted)
         return accepted
@@ -265,10 +260,6 @@ class AgentWorkflow:
                 return await execute(run, spec, name(spec.task_id), phase)
 
             return await sliding_window(specs, run.options.window, branch)
-
-    def _continue_as_new(self, args: Sequence[Any]) -> NoReturn:
-        carried = self.perdure.carry()
-        workflow.continue_as_new(args=args, memo={**workflow.memo(), wire.CARRIED_MEMO: carried})
 
 
 class _Announced:

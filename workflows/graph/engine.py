@@ -19,11 +19,12 @@ from workflows.deadline import Finished, within
 from workflows.errors import cut
 from workflows.events import StageFinished, StageStarted, rfc3339
 from workflows.graph import bodies
+from workflows.graph.carrying import CarriedGraph, Continuation, packing
 from workflows.graph.conditions import holds
 from workflows.graph.definition import Condition, GraphDefinition, ProposalCompensation, Stage, SubWorkflowStep
 from workflows.graph.frame import Frame, State
 from workflows.graph.outputs import StageFailed, answer_of
-from workflows.graph.pace import Pace, history_is_full
+from workflows.graph.pace import Pace, history_is_full, in_parts
 from workflows.graph.policies import policies_of
 from workflows.graph.results import (
     EmptyOutput,
@@ -43,30 +44,42 @@ if TYPE_CHECKING:
 
 MAX_ERROR_LENGTH = 2_000
 # Of a stage's error in an event; the result has all of it.
+TOO_LARGE_TO_CARRY = (
+    "The run's history is long, and the graph's state is too large to be carried into a new one, so it goes on in this "
+    "one for as long as Temporal lets it. Keep large values out of the state, or configure a blob store."
+)
 GOAL = "goal"
 # The state key of the definition's goal; nothing that a start brings can take its place.
 
 
 async def walk(
-    owner: AgentWorkflow, graph: GraphDefinition, state: Mapping[str, JsonValue], outer: Frame | None = None
+    owner: AgentWorkflow,
+    graph: GraphDefinition,
+    state: Mapping[str, JsonValue],
+    outer: Frame | None = None,
+    *,
+    carried: CarriedGraph | None = None,
+    new: Continuation | None = None,
 ) -> tuple[WorkflowResult, bool]:
     """The result of a graph, and whether a cancel ended it; compensations have run when this returns.
 
-    A graph nested in another (`outer`) obeys that one's policies beside its own.
+    A graph nested in another (`outer`) obeys that one's policies beside its own. Where there is a `new` run to be
+    begun, a history that has grown long ends between two stages, and the next one goes on with what is then `carried`.
     """
-    begun = workflow.now()
+    begun = workflow.now() if carried is None else carried.begun_at
     frame = Frame(
         owner,
         graph,
         _seeded(graph, state),
         Saga(owner),
         policies=(*(outer.policies if outer else ()), *policies_of(graph.metadata, f"graph {graph.id!r}")),
-        cache=outer.cache if outer else {},
+        cache=outer.cache if outer else dict(carried.cache) if carried else {},
         pace=outer.pace if outer else Pace(),
     )
+    following = graph.start if carried is None else _taken_up(frame, carried)
     is_cancelled, failed = False, False
     try:
-        failed = not await _to_the_end(frame)
+        failed = not await _to_the_end(frame, following, begun, new)
     except asyncio.CancelledError:
         is_cancelled = failed = True
     frame.at_failure = dict(frame.state) if failed else {}
@@ -107,15 +120,40 @@ def _reported(compensation: CompensationResult) -> StageCompensation:
     )
 
 
-async def _to_the_end(frame: Frame) -> bool:
+def _taken_up(frame: Frame, carried: CarriedGraph) -> str:
+    """Put a frame where the run before this one left it; the stage that comes next."""
+    frame.state.clear()
+    frame.state.update(carried.state)
+    frame.executions = carried.executions
+    frame.results.extend(carried.results)
+    stages = {stage.id: stage for stage in frame.graph.stages}
+    for completed in carried.completed:
+        _remember(frame, stages[completed])
+    return carried.following
+
+
+async def _continue_if_long(frame: Frame, following: str, begun: datetime, new: Continuation) -> None:
+    """Return where the run goes on as it is; else it ends here."""
+    if new.is_too_large or not frame.run.is_long:
+        return
+    await frame.run.settled()
+    carried = await in_parts(packing(frame, following, begun, new.room_bytes))
+    if carried is not None:
+        await new.begin(carried)
+    new.is_too_large = True
+    frame.owner.log("warning", TOO_LARGE_TO_CARRY, {"stage": following})
+
+
+async def _to_the_end(frame: Frame, following: str | None, begun: datetime, new: Continuation | None) -> bool:
     """Run stages until no edge fits; whether the graph completed."""
     stages = {stage.id: stage for stage in frame.graph.stages}
     edges: dict[str, list[tuple[tuple[Condition, ...], str]]] = {}
     for edge in frame.graph.edges:
         edges.setdefault(edge.source, []).append((edge.conditions, edge.target))
-    following: str | None = frame.graph.start
     while following is not None:
         await frame.pace.keep(len(frame.state))
+        if new is not None and following in stages:
+            await _continue_if_long(frame, following, begun, new)
         refusal = _refusal(frame, following, stages)
         if refusal is not None:
             name = stages[following].name if following in stages else following
@@ -217,7 +255,13 @@ def _write_down(frame: Frame, stage: Stage, output: StageOutput, error: str | No
     frame.pace.charge(len(answer))
     frame.state[f"stage.{stage.id}.answer"] = answer
     if stage.compensation is not None:
-        frame.saga.push(stage.id, _undoing(frame, stage))
+        _remember(frame, stage)
+
+
+def _remember(frame: Frame, stage: Stage) -> None:
+    """Note how to undo a stage."""
+    frame.completed.append(stage.id)
+    frame.saga.push(stage.id, _undoing(frame, stage))
 
 
 def _undoing(frame: Frame, stage: Stage) -> Callable[[], Any]:

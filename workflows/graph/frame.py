@@ -39,6 +39,8 @@ class Frame:
     pace: Pace
     results: list[StageResult] = field(default_factory=list)
     executions: int = 0
+    completed: list[str] = field(default_factory=list)
+    """Stages that compensation undoes, in order of completion; pushed on the saga in that order."""
     left: StageOutput | None = None
     """What the stage under way had done when it was cut off."""
     at_failure: dict[str, JsonValue] = field(default_factory=dict)
