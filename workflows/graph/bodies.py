@@ -100,7 +100,8 @@ class Scope:
 
     def over(self, layer: dict[str, JsonValue]) -> Scope:
         """The same with a layer over the state: what the body writes goes there."""
-        referred = None if self.referred is None else ChainMap(layer, self.referred)
+        # A copy: what the body writes meanwhile is no part of the state at the failure.
+        referred = None if self.referred is None else ChainMap(dict(layer), self.referred)
         return replace(self, state=ChainMap(layer, self.state), layer=(*self.layer, *layer), referred=referred)
 
     def snapshot(self) -> dict[str, JsonValue]:
