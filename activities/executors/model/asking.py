@@ -87,7 +87,7 @@ class Asking:
         self, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cut_at: int | None
     ) -> Answer:
         """The model's answer. Raises `BudgetExceeded`, `StepFailed` or `RetryableStepError`."""
-        estimate = prompt_tokens(messages, self.entry.instructions, tools)
+        estimate = prompt_tokens(messages, [self.entry.instructions, form.written], tools)
         cap = self._cap(estimate, cut_at)
         source, response = await self._from_one_of_them(messages, tools, form, cap)
         self._count(source, response, estimate)
@@ -146,12 +146,12 @@ class Asking:
         except TimeoutError as error:
             if deadline.expired():
                 raise RetryableStepError(f"model {cut(source.model)!r} did not answer within {limit:g} s") from None
-            raise faults.failure(error, source.model, self.context.attempt) from None
+            raise faults.failure(error, source, self.context.attempt) from None
         except Exception as error:
             if is_own_model(source) and not isinstance(error, (AgentRunError, UserError)):
                 raise  # the user's own code, and its traceback helps
             # Whatever else leaves a client is about an answer that it could not read.
-            raise faults.failure(error, source.model, self.context.attempt) from None
+            raise faults.failure(error, source, self.context.attempt) from None
 
     async def _opened(self, source: ModelSource) -> Model:
         if source not in self._open:

@@ -26,15 +26,15 @@ def tokens_of(text: str) -> int:
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
-def prompt_tokens(messages: Sequence[ModelMessage], instructions: str, tools: Iterable[ToolDefinition]) -> int:
-    """Tokens that a request will take on its way in."""
+def prompt_tokens(messages: Sequence[ModelMessage], texts: Iterable[str], tools: Iterable[ToolDefinition]) -> int:
+    """Tokens that a request will take on its way in: its messages, other texts that go with them, and its tools."""
     for position in range(len(messages) - 1, -1, -1):
         counted = messages[position]
         if isinstance(counted, ModelResponse) and counted.usage.input_tokens:
             known = counted.usage.input_tokens + counted.usage.output_tokens
             return known + sum(map(_message_tokens, messages[position + 1 :]))
     described = sum(_tool_tokens(tool) for tool in tools)
-    return tokens_of(instructions) + described + sum(map(_message_tokens, messages))
+    return sum(map(tokens_of, texts)) + described + sum(map(_message_tokens, messages))
 
 
 def answer_tokens(answer: ModelResponse) -> int:

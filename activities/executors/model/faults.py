@@ -25,7 +25,7 @@ from pydantic_ai.exceptions import (
 )
 
 from activities.executors import ServiceBusy
-from activities.executors.model.naming import without_secrets
+from activities.executors.model.naming import ModelSource, without_secrets
 from workflows.errors import RetryableStepError, StepFailed, cut
 
 LONGEST_WAIT = timedelta(minutes=10)
@@ -43,9 +43,10 @@ SAID_CHARACTERS = 800
 Failure = StepFailed | RetryableStepError
 
 
-def failure(error: Exception, model: str, attempt: int) -> Failure:
+def failure(error: Exception, source: ModelSource, attempt: int) -> Failure:
     """What a request's error means for its step."""
-    text = f"model {cut(model)!r} {_told(error)}"
+    said_so = " ".join(without_secrets(_told(error), source.api_key_env).split())
+    text = f"model {cut(source.model)!r} {cut(said_so, SAID_CHARACTERS)}"
     if isinstance(error, (ModelRateLimitError, ModelUnavailableError)):
         return ServiceBusy(text, after=_wait(error.retry_after, attempt))
     if isinstance(error, (ModelQuotaExceededError, ModelRequestRejectedError, ContentFilterError, UserError)):
@@ -89,19 +90,18 @@ def _asked(retry_after: float | None) -> timedelta | None:
 
 
 def _told(error: Exception) -> str:
-    """The end of a sentence that starts with the model."""
+    """The end of a sentence that starts with the model; secrets are still in it."""
     if isinstance(error, ModelHTTPError):
-        return f"answered {error.status_code}: {_clean(_message(error.body) or 'nothing more')}"
+        return f"answered {error.status_code}: {_message(error.body) or 'nothing more'}"
     if isinstance(error, ModelConnectionError):
         cause = error.__cause__.__cause__ if error.__cause__ else None
-        why = f"{type(cause).__name__}: {cause}" if cause else error.message
-        return f"cannot be reached: {_clean(why)}"
+        return f"cannot be reached: {f'{type(cause).__name__}: {cause}' if cause else error.message}"
     if isinstance(error, UserError):
-        return f"cannot be asked so: {_clean(str(error))}"
+        return f"cannot be asked so: {error}"
     if isinstance(error.__cause__, json.JSONDecodeError):
-        return f"answered what is no JSON: {_clean(error.__cause__.doc) or 'nothing'}"
+        return f"answered what is no JSON: {error.__cause__.doc or 'nothing'}"
     text = error.message if isinstance(error, ModelAPIError) else f"{type(error).__name__}: {error}"
-    return f"answered what cannot be read: {_clean(text)}"
+    return f"answered what cannot be read: {text}"
 
 
 def _message(body: Any) -> str:
@@ -114,7 +114,3 @@ def _message(body: Any) -> str:
         if isinstance(found, dict):
             return _message(found)
     return str(body)
-
-
-def _clean(text: str) -> str:
-    return cut(without_secrets(" ".join(text.split())), SAID_CHARACTERS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,10 +72,10 @@ async def model_of(source: ModelSource, resources: Resources) -> Model:
     return known
 
 
-def without_secrets(text: str, environ: Mapping[str, str] | None = None) -> str:
-    """A text without the values of variables that are named like secrets: some services quote the key they refuse."""
-    for name, value in (os.environ if environ is None else environ).items():
-        if SECRET_NAME.search(name) and len(value) >= SECRET_LENGTH:
+def without_secrets(text: str, also: str | None = None) -> str:
+    """A text without the values of variables that are named like secrets, or `also`: some services quote the key."""
+    for name, value in os.environ.items():
+        if (name == also or SECRET_NAME.search(name)) and len(value) >= SECRET_LENGTH:
             text = text.replace(value, HIDDEN)
     return text
 
@@ -159,7 +159,7 @@ def _told(source: ModelSource, text: str) -> str:
             f"model {source.model!r} needs an API key: set the environment variable {variable[1]!r} where the worker "
             "runs, or name another one by 'api_key_env'"
         )
-    return f"model {source.model!r} cannot be used: {without_secrets(cut(text, 500))}"
+    return f"model {source.model!r} cannot be used: {cut(without_secrets(text, source.api_key_env), 500)}"
 
 
 def _missing_package(source: ModelSource, text: str) -> str:

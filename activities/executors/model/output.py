@@ -16,6 +16,7 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.tools import ToolDefinition
 
+from activities.blobs import plain_json
 from activities.structured import StructuredOutputFailed, checked, refuse_invalid
 
 OUTPUT_TOOL = "final_result"
@@ -38,6 +39,11 @@ class Form:
         if schema is not None:
             await asyncio.to_thread(refuse_invalid, schema)
         return cls(schema)
+
+    @property
+    def written(self) -> str:
+        """The schema as it goes to the model."""
+        return "" if self.schema is None else plain_json(self.schema)
 
     def parameters(self, tools: list[ToolDefinition], model: Model) -> ModelRequestParameters:
         """What a request to a model says of its tools and its answer."""

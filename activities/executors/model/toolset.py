@@ -220,8 +220,7 @@ async def _named(name: str, entry: ModelAgent, resources: Resources) -> list[Off
     served = list(await source.tools())
     if not tool_name:
         return served
-    # A source may put its own name before those of its tools, for they share one space with all others.
-    found = [tool for tool in served if tool.name in (tool_name, f"{source_name}_{tool_name}")]
+    found = [tool for tool in served if tool.name == tool_name]
     if not found:
         names = ", ".join(repr(tool.name) for tool in served)
         raise StepFailed(f"agent {entry.name!r} names the tool {cut(name)!r}; {source_name!r} serves {names or 'none'}")

@@ -97,10 +97,11 @@ class Transcript:
 
     def answered(self, answer: ModelResponse) -> tuple[Turn, dict[str, JsonValue]]:
         """Begin a turn with an answer; the turn, and the piece to keep."""
-        turn = Turn(self._with_own_ids(answer))
+        written = _storable(_written(self._with_own_ids(answer)))
+        turn = Turn(_read(written))  # as another attempt would read it
         self.turns.append(turn)
         self.cut_at = None
-        return turn, {ANSWER: _written(turn.answer)}
+        return turn, {ANSWER: written}
 
     def _with_own_ids(self, answer: ModelResponse) -> ModelResponse:
         """The answer with ids that no other call of the conversation has: some servers count anew in each turn."""
@@ -124,7 +125,7 @@ class Transcript:
 
     def messages(self) -> list[ModelMessage]:
         """The conversation as the next request carries it; every call of it has its result."""
-        messages: list[ModelMessage] = [self._request([UserPromptPart(content=self.prompt)])]
+        messages: list[ModelMessage] = [self._request([UserPromptPart(content=_clean(self.prompt))])]
         for turn in self.turns:
             messages += [turn.answer, self._request(_following(turn))]
         return messages
@@ -147,8 +148,8 @@ def _following(turn: Turn) -> list[Any]:
     return parts
 
 
-def _written(answer: ModelResponse) -> JsonValue:
-    written: list[JsonValue] = ModelMessagesTypeAdapter.dump_python([answer], mode="json", exclude_none=True)
+def _written(answer: ModelResponse) -> dict[str, Any]:
+    written: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python([answer], mode="json", exclude_none=True)
     return written[0]
 
 
@@ -157,3 +158,20 @@ def _read(answer: dict[str, Any]) -> ModelResponse:
     if not isinstance(message, ModelResponse):
         raise ValueError("a piece of the transcript holds no answer of a model")  # noqa: TRY004 - data, not an argument
     return message
+
+
+def _storable(written: Any) -> Any:
+    """An answer that a store and the next request can hold: models write half of a surrogate pair now and then."""
+    match written:
+        case str():
+            return _clean(written)
+        case list():
+            return [_storable(item) for item in written]
+        case dict():
+            return {key: _storable(item) for key, item in written.items()}
+        case _:
+            return written
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
