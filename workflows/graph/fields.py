@@ -78,12 +78,15 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(part)
 
 
-def parse_definition(value: Any) -> GraphDefinition | list[Finding]:
-    """The definition, or every mistake that keeps it from being one."""
+def parse_definition(value: Any, *, is_shallow: bool = False) -> GraphDefinition | list[Finding]:
+    """The definition, or every mistake that keeps it from being one.
+
+    `is_shallow`: of a value that comes from a text, whose depth was measured already.
+    """
     if not isinstance(value, dict):
         found = "a list" if isinstance(value, list) else cut(repr(value))
         return [Finding("error", f"a stage graph is an object with id, name, start and stages; this is {found}.")]
-    if too_deep(value):
+    if not is_shallow and too_deep(value):
         return [Finding("error", f"the graph is nested more than {MAX_DEPTH} levels deep. Flatten it.")]
     deep = _nested_too_deep(value)
     if deep is not None:
@@ -179,6 +182,8 @@ def unknown_fields(value: dict[str, Any]) -> Iterator[Finding]:
 
     For a value that is a definition. What is in `metadata`, `config` and `context` is the author's own.
     """
+    if _has_only_known(value):
+        return  # as nearly every graph, and knowing where each part stands is most of the work below
     waiting: list[tuple[dict[str, Any], type[BaseModel], Path, str | None]] = [(value, GraphDefinition, (), None)]
     while waiting:
         item, model, path, stage_id = waiting.pop()
@@ -196,6 +201,22 @@ def unknown_fields(value: dict[str, Any]) -> Iterator[Finding]:
                 waiting += [
                     (inner, nested.of(inner), (*path, name, *part), stage_id) for part, inner in _objects(item[name])
                 ]
+
+
+def _has_only_known(value: dict[str, Any]) -> bool:
+    waiting: list[tuple[dict[str, Any], type[BaseModel]]] = [(value, GraphDefinition)]
+    while waiting:
+        item, model = waiting.pop()
+        ordinary, holding = _sorted_out(model)
+        if not item.keys() <= ordinary:
+            return False
+        for name, nested in holding:
+            held = item.get(name)
+            if isinstance(held, dict):
+                waiting.append((held, nested.of(held)))
+            elif held:
+                waiting += [(inner, nested.of(inner)) for inner in held if isinstance(inner, dict)]
+    return True
 
 
 @cache

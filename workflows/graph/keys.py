@@ -62,7 +62,7 @@ def keys_of(graph: GraphDefinition, given: Iterable[str] = ()) -> Keys:
     if graph.goal is not None:
         keys.names.add("goal")
     for stage in graph.stages:
-        keys.names.update(f"stage.{stage.id}.{name}" for name in EVERY_STAGE)
+        keys.names.update([f"stage.{stage.id}.{name}" for name in EVERY_STAGE])
         _add_step(keys, stage, stage.step)
         if isinstance(stage.compensation, ProposalCompensation):
             _add_proposal(keys, stage.compensation.proposal)
@@ -72,8 +72,9 @@ def keys_of(graph: GraphDefinition, given: Iterable[str] = ()) -> Keys:
 def _add_step(keys: Keys, stage: Stage, step: Step) -> None:
     match step:
         case PatternStep():
-            keys.beginnings.update(f"agent.{agent.name}" for agent in step.agents)
-            keys.derived.update(f"agent.{agent.name}" for agent in step.agents)
+            agents = [f"agent.{agent.name}" for agent in step.agents]
+            keys.beginnings.update(agents)
+            keys.derived.update(agents)
             if step.pattern == "adversarial_review":
                 keys.names.add(f"stage.{stage.id}.review_passed")
         case ProposalStep():

@@ -85,9 +85,13 @@ def parse_json(text: str) -> Any:
         raise Unreadable(f"this is no JSON ({error.msg}).", Place(error.lineno, error.colno)) from None
     except (_Refused, RecursionError):
         raise _first_fault(text) from None
-    if too_deep(value) or (SURROGATE.search(text) and _has_half_characters(value)):
+    if too_deep(value) or (_may_hold_half_characters(text) and _has_half_characters(value)):
         raise _first_fault(text)
     return value
+
+
+def _may_hold_half_characters(text: str) -> bool:
+    return (ESCAPE in text or not text.isascii()) and SURROGATE.search(text) is not None
 
 
 def _has_half_characters(value: Any) -> bool:
@@ -192,6 +196,7 @@ def _number_fault(token: str) -> str | None:
 
 
 HALF_CHARACTER = "a text holds half a character (a surrogate without its pair). Write the character itself."
+ESCAPE = "\\u"
 SURROGATE = re.compile("\\\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+', re.DOTALL)

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, assert_never
 
 from pydantic import JsonValue, ValidationError
@@ -24,6 +25,7 @@ from workflows.graph.definition import (
     DeliverStep,
     ForEachStep,
     LoopUntilStep,
+    PatternKind,
     PatternStep,
     ProposalCompensation,
     ProposalStep,
@@ -170,7 +172,7 @@ def _check_pattern(findings: Findings, around: Around, step: PatternStep, path: 
         check_references(findings, around, agent.system_prompt, (*at, "system_prompt"))
         _check_served(findings, around, agent.name, agent.metadata, agent.tools, at)
         _check_schema(findings, around, agent.name, agent.metadata.get("output_schema"), at)
-    for name, times in Counter(agent.name for agent in step.agents).items():
+    for name, times in Counter(agent.name for agent in step.agents).items() if count > 1 else ():
         if times > 1:
             message = f"{subject}: {times} agents are named {cut(name)!r}, so their answers cannot be told apart."
             findings.add("warning", message, (*path, "agents"), around.stage_id)
@@ -188,7 +190,8 @@ def _check_config(findings: Findings, around: Around, step: PatternStep, path: P
             message = f"stage {around.stage_id!r}: config key {name!r} is {value}, and {there}."
             findings.add("doubt", message, (*path, name), around.stage_id)
         check_references(findings, around, value, (*path, name))
-    for name, fault in _config_faults(step, has_templates=around.has_templates).items():
+    faults = _config_faults(step, has_templates=around.has_templates) if step.config else _faults_of_none(step.pattern)
+    for name, fault in faults.items():
         findings.add("doubt", f"stage {around.stage_id!r}: {fault}", (*path, name), around.stage_id)
     review_key = step.config.get("review_key")
     if step.pattern == "adversarial_review" and isinstance(review_key, str):
@@ -208,6 +211,12 @@ def _config_faults(step: PatternStep, *, has_templates: bool) -> dict[str, str]:
     if step.pattern == "map_reduce" and not step.config.get("items"):
         return {"items": "config key 'items' holds nothing, so there is nothing to map."}
     return {}
+
+
+@cache
+def _faults_of_none(kind: PatternKind) -> dict[str, str]:
+    """What a pattern would refuse where nothing is configured."""
+    return _config_faults(PatternStep(pattern=kind, task=""), has_templates=False)
 
 
 def _config_fault(model: type[PatternConfig], key: str, config: dict[str, JsonValue]) -> str:

@@ -82,6 +82,8 @@ def _looked_up(key: str, state: Mapping[str, JsonValue]) -> JsonValue:
 
 def references(value: JsonValue) -> tuple[str, ...]:
     """Every key that a value refers to, once each, in the order of their first places."""
+    if isinstance(value, str):  # as nearly every value that has any
+        return tuple(dict.fromkeys(_keys(value)))
     return tuple(dict.fromkeys(key for text in _texts(value) for key in _keys(text)))
 
 

@@ -94,7 +94,9 @@ def examine(
         value = document.value
     elif isinstance(graph, GraphDefinition):
         value = graph.model_dump(mode="json", by_alias=True)
-    definition = graph if isinstance(graph, GraphDefinition) else parse_definition(value)
+    definition = (
+        graph if isinstance(graph, GraphDefinition) else parse_definition(value, is_shallow=document is not None)
+    )
     if isinstance(definition, list):
         return None, unusable(*_placed(definition, document, file))
     findings = Findings(served or Served())
