@@ -68,8 +68,8 @@ class AgentActivities:
         self._resources = Resources(threads=threads, workspace=workspace, registry=registry)
 
     async def close(self) -> None:
-        """Let go of the servers of tools, once the worker has drained."""
-        await asyncio.gather(*(source.close() for source in self._registry.sources.values()))
+        """Let go of models and servers of tools, once the worker has drained."""
+        await asyncio.gather(self._resources.close(), *(source.close() for source in self._registry.sources.values()))
 
     @activity.defn(name=wire.RUN_AGENT_STEP)
     async def run_agent_step(self, call: StepCall) -> StepOutcome:

@@ -65,7 +65,10 @@ class ModelSteps:
                 threads=threads,
                 workspace=self.folder,
             )
-            return await self.environment.run(activities.run_agent_step, StepCall(spec=step, key=KEY, **call or {}))
+            try:
+                return await self.environment.run(activities.run_agent_step, StepCall(spec=step, key=KEY, **call or {}))
+            finally:
+                await activities.close()
 
     def registry(self, agent: Mapping[str, Any]) -> Registry:
         """What the worker serves."""

@@ -50,7 +50,14 @@ class Resources:
     registry: Registry = field(default_factory=Registry.empty)
     """Whose tools, policies and default model the model agents use."""
     models: dict[Any, Model] = field(default_factory=dict)
-    """The models in use, so that their steps share connections."""
+    """The models in use: their steps share connections."""
+
+    async def close(self) -> None:
+        """Let go of what the executors have opened."""
+        models = list(self.models.values())
+        self.models.clear()
+        for model in models:
+            await model.__aexit__(None, None, None)
 
 
 def executor_for(entry: AgentEntry, resources: Resources) -> Executor:

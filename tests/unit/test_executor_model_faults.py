@@ -221,10 +221,10 @@ async def test_model_usage_that_nobody_told_is_estimated(steps: ModelSteps) -> N
 
 async def test_model_that_says_nothing_more_is_given_up(steps: ModelSteps) -> None:
     """The idle limit counts from the last piece of an answer, however long the whole takes."""
-    idle = {"idle_timeout_seconds": 0.6}
+    idle = {"idle_timeout_seconds": 1.5}
     failure = await _failure(steps, Hang(Answer("word " * 20)), agent=idle)
-    assert failure.message == ("agent 'a' made no progress for 0.6 s: no answer, and no tool's result")
-    slow = Answer("word " * 30, tokens=Tokens(9, 30), pause_seconds=0.1)
+    assert failure.message == ("agent 'a' made no progress for 1.5 s: no answer, and no tool's result")
+    slow = Answer("word " * 30, tokens=Tokens(9, 30), pause_seconds=0.25)
     outcome = await steps.run(always(slow), agent=idle)
     assert (outcome.output, outcome.usage) == (
         "word " * 30,

@@ -7,8 +7,7 @@ cost is counted before anything else is done with it.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic_ai.exceptions import AgentRunError, UserError
@@ -77,11 +76,8 @@ class Asking:
     resources: Resources
     context: StepContext
     alive: Alive
-    connections: AsyncExitStack
-    """Keeps the models' connections open while the step lasts."""
     _first: int = 0
     """The place of the model that answered last: those before it have failed in this attempt."""
-    _open: dict[ModelSource, Model] = field(default_factory=dict)
 
     async def ask(
         self, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cut_at: int | None
@@ -130,7 +126,8 @@ class Asking:
     async def _request(
         self, source: ModelSource, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cap: Cap
     ) -> ModelResponse:
-        model = await self._opened(source)
+        model = await model_of(source, self.resources)
+        self.alive.touch()  # what took time was to load it
         parameters = form.parameters(tools, model)
         limit = self.entry.request_timeout_seconds
         try:
@@ -152,13 +149,6 @@ class Asking:
                 raise  # the user's own code, and its traceback helps
             # Whatever else leaves a client is about an answer that it could not read.
             raise faults.failure(error, source, self.context.attempt) from None
-
-    async def _opened(self, source: ModelSource) -> Model:
-        if source not in self._open:
-            model = await model_of(source, self.resources)
-            await self.connections.enter_async_context(model)
-            self._open[source] = model
-        return self._open[source]
 
     def _count(self, source: ModelSource, response: ModelResponse, estimate: int) -> None:
         """Charge an answer, by estimate where its provider counted nothing."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,19 +37,17 @@ async def converse(entry: ModelAgent, resources: Resources, call: StepCall, cont
     Raises `StepFailed`, `RetryableStepError` or `BudgetExceeded`.
     """
     alive = Alive(entry.idle_timeout_seconds)
-    async with AsyncExitStack() as connections:
-        asking = Asking(entry, resources, context, alive, connections)
-        conversation = await _begun(asking, call)
-        try:
-            async with asyncio.timeout(alive.limit_seconds) as deadline:
-                alive.watch(deadline)
-                return await conversation.to_its_end()
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            raise RetryableStepError(
-                f"agent {entry.name!r} made no progress for {alive.limit_seconds:g} s: no answer, and no tool's result"
-            ) from None
+    conversation = await _begun(Asking(entry, resources, context, alive), call)
+    try:
+        async with asyncio.timeout(alive.limit_seconds) as deadline:
+            alive.watch(deadline)
+            return await conversation.to_its_end()
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise RetryableStepError(
+            f"agent {entry.name!r} made no progress for {alive.limit_seconds:g} s: no answer, and no tool's result"
+        ) from None
 
 
 async def _begun(asking: Asking, call: StepCall) -> Conversation:

@@ -63,13 +63,16 @@ def is_own_model(source: ModelSource) -> bool:
 
 
 async def model_of(source: ModelSource, resources: Resources) -> Model:
-    """The model of a source; the same one for each step that asks for it. Raises `StepFailed`."""
-    known = resources.models.get(source)
-    if known is None:
-        # In a thread: a provider's library may take a second to load.
+    """The model of a source, the same one for each step that asks for it; open until the worker ends.
+
+    Raises `StepFailed`.
+    """
+    if source not in resources.models:
+        # In a thread: a provider's library, and its certificates, take their time to load.
         built = await asyncio.to_thread(_built, source)
-        known = resources.models.setdefault(source, built)  # another step may have been faster
-    return known
+        if resources.models.setdefault(source, built) is built:  # else another step was faster
+            await built.__aenter__()
+    return resources.models[source]
 
 
 def without_secrets(text: str, also: str | None = None) -> str:
