@@ -51,9 +51,8 @@ Json = dict[str, Any]
 KEYS = st.sampled_from("abc")
 VALUES = st.sampled_from([None, True, False, 0, 1, 1.0, 2, 10, "a", "ab", "b", "1", "yes", ["a", 1], [2], []])
 LISTS = st.lists(st.sampled_from([0, 1, True, "a", "ab", [2]]), max_size=3)
-WRITTEN = st.one_of(
-    VALUES, VALUES, VALUES, VALUES, LISTS, st.sampled_from(["{{a}}", "{{b}}", "{{a}} and {{b}}", "{{item}}"])
-)
+REFERENCES = st.sampled_from(["{{a}}", "{{b}}", "{{a}} and {{b}}", "{{item}}"])
+WRITTEN = st.one_of(VALUES, VALUES, VALUES, VALUES, LISTS, REFERENCES)
 # What an author writes where references are replaced.
 FOUND = VALUES | LISTS | st.just("{{b}}")
 # What a start brings: a text that looks like a reference and is none.
@@ -66,6 +65,21 @@ ERROR_OPERATORS = st.sampled_from(["exists", "not_exists"])
 
 def condition(key: str, operator: str, value: Any) -> Json:
     return {"key": key, "operator": operator, "value": value}
+
+
+def write(key: str, value: str) -> Json:
+    return {
+        "type": "state_write",
+        "parameters": {"key": key, "value": value},
+        "preconditions": [],
+        "expected_effects": {},
+        "state_dependencies": [],
+        "failure_behavior": "abort",
+    }
+
+
+def proposal(*listed: Json) -> Json:
+    return {"type": "proposal", "proposal": {"actions": list(listed)}}
 
 
 @cache
@@ -107,12 +121,7 @@ def actions(draw: st.DrawFn) -> Json:
     }
 
 
-PROPOSALS = st.fixed_dictionaries(
-    {
-        "type": st.just("proposal"),
-        "proposal": st.builds(lambda listed: {"actions": listed}, st.lists(actions(), max_size=4)),
-    }
-)
+PROPOSALS = st.lists(actions(), max_size=4).map(lambda listed: proposal(*listed))
 
 
 @st.composite
@@ -144,7 +153,8 @@ def steps(name: str, depth: int) -> st.SearchStrategy[Json]:
 @cache
 def compensations(names: tuple[str, ...]) -> st.SearchStrategy[Json | None]:
     referred = st.sampled_from(names).map(lambda name: {"type": "stage_ref", "stage_id": name})
-    return st.one_of(st.none(), PROPOSALS, referred)
+    swaps = st.builds(proposal, *[st.builds(write, KEYS, REFERENCES)] * 2)
+    return st.one_of(st.none(), PROPOSALS, swaps, swaps, referred, referred)
 
 
 @st.composite
@@ -162,6 +172,8 @@ def graphs(draw: st.DrawFn, depth: int = 2, prefix: str = "s") -> Json:
         }
         for name in names
     ]
+    if draw(st.booleans()):
+        stages[-1] |= {"step": proposal(write("a", "{{missing}}")), "on_failure": "compensate"}
     leads = st.sampled_from(names)
     edge = st.fixed_dictionaries({"from": leads, "to": leads, "conditions": conditions(names)})
     edges = draw(st.lists(edge, max_size=len(names)))
@@ -254,15 +266,24 @@ async def test_random_graph_ends_as_the_reference_says(world: World, definitions
 
 async def test_reference_in_a_compensation_reads_the_state_at_the_failure(world: World) -> None:
     """What the compensation itself writes is not read, neither by a loop nor by the items of a `for_each`."""
-    loop = {"type": "loop_until", "max_iterations": 2, "until": [], "body": _proposal(_write("a", "{{a}}+"))}
+    loop = {"type": "loop_until", "max_iterations": 2, "until": [], "body": proposal(write("a", "{{a}}+"))}
     items = {"type": "for_each", "items_from": "list", "body": loop}
-    stages = [_stage("loop", loop), _stage("items", items), _stage("fails", _proposal(_write("a", "{{missing}}")))]
+    steps_by_id = {"loop": loop, "items": items, "fails": proposal(write("a", "{{missing}}"))}
+    stages = [
+        {
+            "id": name,
+            "step": step,
+            "compensation": {"type": "stage_ref", "stage_id": name},
+            "on_failure": "compensate",
+        }
+        for name, step in steps_by_id.items()
+    ]
     graph = {
         "id": "g",
         "name": "g",
         "start": "loop",
         "stages": stages,
-        "edges": [{"from": one["id"], "to": other["id"], "conditions": []} for one, other in pairwise(stages)],
+        "edges": [{"from": one, "to": other, "conditions": []} for one, other in pairwise(steps_by_id)],
         "max_iterations": 5,
         "goal": None,
         "initial_state": {"list": [1], "a": "a"},
@@ -271,22 +292,3 @@ async def test_reference_in_a_compensation_reads_the_state_at_the_failure(world:
     assert told == expected(graph)
     assert (told["status"], told["state"]["a"]) == ("compensated", "a+++")
     assert told["state"]["foreach.items.0.state.a"] == "a+++"
-
-
-def _write(key: str, value: str) -> Json:
-    return {
-        "type": "state_write",
-        "parameters": {"key": key, "value": value},
-        "preconditions": [],
-        "expected_effects": {},
-        "state_dependencies": [],
-        "failure_behavior": "abort",
-    }
-
-
-def _proposal(*listed: Json) -> Json:
-    return {"type": "proposal", "proposal": {"actions": list(listed)}}
-
-
-def _stage(name: str, step: Json) -> Json:
-    return {"id": name, "step": step, "compensation": {"type": "stage_ref", "stage_id": name}, "on_failure": "route"}
