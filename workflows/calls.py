@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -27,6 +27,8 @@ from temporalio.exceptions import (
 from workflows import actions, wire
 from workflows.actions import ActionCall, ActionOutcome
 from workflows.deadline import cancel_all
+from workflows.errors import OptionsRejected
+from workflows.parsing import parse
 from workflows.steps import AgentStepSpec, RunOptions, StepCall, StepOutcome, StepStatus, Usage
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=6)
@@ -90,10 +92,24 @@ async def run_agent_step(call: StepCall, options: RunOptions, limit: timedelta |
         ),
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=_summary(call),
+        priority=_priority(options),
     )
     is_late, is_interrupted = await _end_of(handle, limit)
     outcome, is_usage_known = _outcome(handle, call, attempts)
     return StepEnd(outcome, is_usage_known, is_interrupted, is_late)
+
+
+def _priority(options: RunOptions) -> Priority:
+    """Where a run's work stands among that of others; unset, as the run itself was started."""
+    return Priority(options.priority, options.fairness_key, options.fairness_weight)
+
+
+def _priority_of_run() -> Priority:
+    """The same, for activities whose callers do not know the run's options."""
+    given = workflow.memo_value(wire.OPTIONS_MEMO, None)
+    if given is None:
+        return Priority.default
+    return _priority(parse(RunOptions, given, f"memo {wire.OPTIONS_MEMO}", OptionsRejected))
 
 
 async def _end_of(handle: workflow.ActivityHandle[Any], limit: timedelta | None = None) -> tuple[bool, bool]:
@@ -209,6 +225,7 @@ async def run_action(call: ActionCall) -> ActionEnd:
         ),
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=_one_line(f"{call.tool} ({call.action})"),
+        priority=_priority_of_run(),
     )
     _, is_interrupted = await _end_of(handle)
     return ActionEnd(_action_outcome(handle, attempts), is_interrupted)
@@ -280,6 +297,7 @@ async def _short(name: str, arguments: Sequence[Any], summary: str, result_type:
         start_to_close_timeout=SHORT_LIMIT,
         retry_policy=RetryPolicy(initial_interval=FIRST_RETRY, maximum_interval=SLOWEST_RETRY),
         summary=_one_line(summary),
+        priority=_priority_of_run(),
     )
     try:
         return await handle

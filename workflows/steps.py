@@ -15,6 +15,8 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -52,6 +54,22 @@ def _not_reserved(name: str) -> str:
 
 TaskQueueName = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_not_reserved)]
 # What the server takes; another name would keep a workflow task failing.
+
+FAIRNESS_KEY_BYTES = 64
+# The server refuses a longer one, and with it the command that schedules a step.
+
+
+def _short_enough(key: str) -> str:
+    if len(key.encode()) > FAIRNESS_KEY_BYTES:
+        raise ValueError(f"it takes {len(key.encode())} bytes, and Temporal takes {FAIRNESS_KEY_BYTES}")
+    return key
+
+
+PriorityLevel = Annotated[int, Field(ge=1, le=5)]
+# The levels that a Temporal server has by default; a higher number would be taken for its lowest.
+FairnessKey = Annotated[str, Field(min_length=1), AfterValidator(_short_enough)]
+FairnessWeight = Annotated[float, Field(ge=0.001, le=1_000, allow_inf_nan=False)]
+# The server takes whatever lies outside for these ends.
 
 StepStatus = Literal["ok", "failed", "timed_out", "cancelled", "budget_exceeded", "suspended"]
 
@@ -255,6 +273,19 @@ class RunOptions(Stored):
     """Task queue by agent, for workers of their own."""
     step_timeout_seconds: Seconds | None = None
     max_attempts: Attempts | None = None
+    priority: PriorityLevel | None = None
+    """1 goes first, 5 last, unset is Temporal's 3: whose steps are taken where more wait than workers can take."""
+    fairness_key: FairnessKey | None = None
+    """Whose run this is: steps of one priority are taken from the keys in turn, as many from each."""
+    fairness_weight: FairnessWeight | None = None
+    """How many times the share of a key without a weight this key gets."""
+
+    @field_validator("fairness_weight")
+    @classmethod
+    def _weighs_a_key(cls, weight: float | None, info: ValidationInfo) -> float | None:
+        if weight is not None and info.data.get("fairness_key") is None:
+            raise ValueError("it is the weight of a fairness_key, and there is none")
+        return weight
 
     @property
     def window(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from temporalio.client import WorkflowHandle
+from temporalio.common import Priority
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from runtime.commands.following import conclude, exit_code, follow
@@ -23,8 +24,9 @@ from runtime.commands.targets import Asked, Target, is_document, resolve
 from runtime.plugin import load_registry, load_workflows, workflow_name
 from runtime.settings import Settings
 from workflows import ALL_WORKFLOWS
-from workflows.errors import cut
+from workflows.errors import OptionsRejected, cut
 from workflows.graph.step_checks import Served
+from workflows.parsing import parse
 from workflows.steps import RunOptions
 from workflows.wire import OPTIONS_MEMO
 
@@ -60,6 +62,11 @@ SUMMARY_LENGTH = 200
 )
 @click.option(
     "--max-attempts", type=click.IntRange(min=1), metavar="N", help="Attempts of each step, where it sets none."
+)
+@click.option("--priority", type=click.IntRange(1, 5), metavar="N", help="1 goes first, 5 last. Default: 3.")
+@click.option("--fairness-key", metavar="KEY", help="Whose run this is: keys take turns where work has to wait.")
+@click.option(
+    "--fairness-weight", type=click.FloatRange(0.001, 1000), metavar="X", help="How many turns KEY takes. Default: 1."
 )
 @click.option("--task-queue", metavar="NAME", help="The task queue that the run goes to (PERDURE_TASK_QUEUE).")
 @click.option(
@@ -144,6 +151,8 @@ async def _start(
             task_queue=session.settings.task_queue,
             memo={OPTIONS_MEMO: memo} if memo else None,
             static_summary=cut(summary or target.summary, SUMMARY_LENGTH),
+            # The memo's are for the run's steps; with these its own tasks stand in line as they do.
+            priority=Priority(memo.get("priority"), memo.get("fairness_key"), memo.get("fairness_weight")),
         )
     except WorkflowAlreadyStartedError as error:
         raise Fault(
@@ -184,10 +193,10 @@ def default_id(workflow_type: str) -> str:
 
 
 def run_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The run options that were given, as the memo `perdure_options` holds them."""
+    """The run options that were given, as the memo `perdure_options` holds them. Raises `OptionsRejected`."""
     names = {"step_timeout": "step_timeout_seconds"}
     given = {names.get(name, name): value for name, value in options.items() if value is not None}
-    RunOptions.model_validate(given)
+    parse(RunOptions, given, "the run options", OptionsRejected)
     return given
 
 

@@ -14,7 +14,7 @@ from runtime.commands.options import Common, Fault
 from runtime.commands.run import default_id, run_options
 from runtime.commands.steering import budget_change
 from runtime.commands.targets import Target, resolve
-from workflows.errors import InputRejected
+from workflows.errors import InputRejected, OptionsRejected
 
 PHASES = [{"name": "plan", "steps": [{"task_id": "a", "agent": "echo", "prompt": "hello"}]}]
 
@@ -108,6 +108,15 @@ def test_run_options_leave_out_what_is_unset() -> None:
     """The memo holds the options that were given, under the names that RunOptions knows."""
     given = {"budget_tokens": 0, "budget_usd": None, "on_exhausted": "wait", "step_timeout": 2.5, "max_attempts": None}
     assert run_options(given) == {"budget_tokens": 0, "on_exhausted": "wait", "step_timeout_seconds": 2.5}
+
+
+def test_run_options_refuse_a_weight_without_a_key() -> None:
+    """What the flags allow one by one may not go together, and is told before anything is started."""
+    with pytest.raises(OptionsRejected) as refused:
+        run_options({"fairness_key": None, "fairness_weight": 2.0})
+    assert refused.value.message == (
+        "the run options: 'fairness_weight' is 2.0; value error, it is the weight of a fairness_key, and there is none."
+    )
 
 
 def test_default_id_tells_type_and_time() -> None:
