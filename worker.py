@@ -34,9 +34,11 @@ from temporalio.worker import Worker, WorkerConfig, WorkerDeploymentConfig
 import workflows as perdure_workflows
 from runtime import logs
 from runtime.connect import connect, is_local
+from runtime.health import Health, answering
 from runtime.plugin import PerdurePlugin, check_folders, load_registry, load_workflows, serve_agents, workflow_name
 from runtime.settings import Settings
 from runtime.signals import asked_to_leave
+from runtime.tuning import pollers, slots
 from workflows.errors import PerdureError, ServerUnreachable, SettingsRejected
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 LEAVE_SECONDS = 10.0
 # After the drain, activities that were cancelled get this long to say so; what is left, another worker takes over.
+
+SLOT_NUMBERS = {"max_concurrent_activities", "max_concurrent_workflow_tasks"}
+# The SDK takes these or a tuner, so whoever gives one of them gets fixed numbers for the other too.
 
 CODE_ID_LENGTH = 16
 # Tells the builds of one team apart; every workflow task in a history carries it.
@@ -81,7 +86,8 @@ def build_worker(
         "task_queue": settings.task_queue,
         "workflows": list(dict.fromkeys(named)),
         "graceful_shutdown_timeout": timedelta(seconds=settings.drain_seconds),
-        **({} if "tuner" in worker_options else _slots(settings)),
+        **({} if "tuner" in worker_options else slots(settings, is_fixed=bool(SLOT_NUMBERS & worker_options.keys()))),
+        **pollers(settings),
         **_versioning(settings),
         **worker_options,  # type: ignore[typeddict-item]
     }
@@ -93,13 +99,6 @@ def build_worker(
     except (ValueError, RuntimeError) as error:  # a workflow class that the SDK does not take, or two of one name
         reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
         raise SettingsRejected(f"The worker cannot serve its workflows ({reason}).") from error
-
-
-def _slots(settings: Settings) -> WorkerConfig:
-    return {
-        "max_concurrent_activities": settings.max_concurrent_steps,
-        "max_concurrent_workflow_tasks": settings.max_concurrent_workflow_tasks,
-    }
 
 
 def _versioning(settings: Settings) -> WorkerConfig:
@@ -170,14 +169,16 @@ async def _serve_until(leave: asyncio.Event, settings: Settings, address: str | 
     check_folders(settings)
     plugin = PerdurePlugin(settings, registry=registry)
     runtime = _runtime(settings)
-    connecting = asyncio.create_task(_connect(settings, plugin, address, namespace, runtime))
-    await _first(connecting, leave)
-    if not connecting.done():
-        connecting.cancel()
-        return DRAINED
-    worker = build_worker(await connecting, settings, registry=registry)
-    _announce(worker, settings, registry)
-    return await _run(worker, settings, leave)
+    health = Health()
+    async with answering(settings.health_address, health):
+        connecting = asyncio.create_task(_connect(settings, plugin, address, namespace, runtime))
+        await _first(connecting, leave)
+        if not connecting.done():
+            connecting.cancel()
+            return DRAINED
+        worker = build_worker(await connecting, settings, registry=registry)
+        _announce(worker, settings, registry)
+        return await _run(worker, settings, leave, health)
 
 
 async def _first(work: asyncio.Task[Any], leave: asyncio.Event) -> None:
@@ -201,9 +202,11 @@ async def _connect(
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-async def _run(worker: Worker, settings: Settings, leave: asyncio.Event) -> int:
+async def _run(worker: Worker, settings: Settings, leave: asyncio.Event, health: Health) -> int:
     running = asyncio.create_task(worker.run())
+    health.serves(worker.client)
     await _first(running, leave)
+    health.drains()
     if not running.done():
         log.info("draining", seconds=settings.drain_seconds)
         stopping = asyncio.create_task(worker.shutdown())

@@ -76,8 +76,10 @@ def decode_key(key: SecretStr) -> bytes:
     return decoded
 
 
+Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$")]
 Key = Annotated[SecretStr, AfterValidator(_is_key)]
 LowerCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
@@ -113,10 +115,19 @@ class Settings(BaseModel):
         ge=2,  # the SDK serves its sticky and its normal queue at once
         description="a whole number of at least 2",
     )
-    metrics_address: str | None = Field(
+    max_cpu: Share | None = Field(default=None, description="a share of the processors, above 0 and at most 1")
+    max_memory: Share | None = Field(default=None, description="a share of the memory, above 0 and at most 1")
+    max_pollers: int | None = Field(
         default=None,
-        pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}$",
-        description="an address to serve Prometheus on, as 'host:port'",
+        ge=2,  # as above
+        le=1_000,  # a frontend of Temporal holds 1,200 open requests of one namespace, those of all workers together
+        description="a whole number from 2 to 1000",
+    )
+    metrics_address: Address | None = Field(
+        default=None, description="an address to serve Prometheus on, as 'host:port'"
+    )
+    health_address: Address | None = Field(
+        default=None, description="an address to answer health checks on, as 'host:port'"
     )
     codec_key: Key | None = Field(default=None, description="the base64 text of 32 random bytes")
     codec_keys_old: Annotated[tuple[Key, ...], BeforeValidator(_split)] = Field(

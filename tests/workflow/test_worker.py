@@ -13,12 +13,14 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from temporalio import workflow
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import Worker, WorkerDeploymentConfig
+from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 
 from activities.registry import Registry
 from runtime import PerdurePlugin, connect, logs
@@ -42,6 +44,7 @@ from tests.workflow.worker_samples import Greeting, Order, Typed
 from worker import build_worker
 from workflows import ALL_WORKFLOWS
 from workflows.errors import PayloadLocked, SettingsRejected
+from workflows.wire import OPTIONS_MEMO
 
 ROOT = Path(__file__).parents[2]
 AGENTS = '[agents.echo]\nexecutor = "echo"\n[agents.slow]\nexecutor = "echo"\ndelay_seconds = 1\n'
@@ -153,6 +156,80 @@ async def test_worker_is_versioned_when_both_of_temporals_variables_are_set(
     alone = settings.model_copy(update={"build_id": "b7"})
     config = build_worker(client, alone, registry=Registry.empty()).config(active_config=True)
     assert config["deployment_config"] is None
+
+
+async def test_worker_tuned_by_resources_has_never_more_steps_than_its_ceiling(
+    server: LocalServer, settings: Settings, agents: Path
+) -> None:
+    """With a share of the machine as the measure, `max_concurrent_steps` still holds, and everything ends."""
+    client = await client_for(server, settings)
+    changes = {"max_cpu": 1.0, "max_memory": 0.99, "max_concurrent_steps": 2, "max_pollers": 2}
+    tuned = settings.model_copy(update=changes)
+    worker = build_worker(client, tuned, registry=Registry.load(agents))
+    config = worker.config(active_config=True)
+    expected = PollerBehaviorAutoscaling(minimum=1, maximum=2, initial=2)
+    assert config["workflow_task_poller_behavior"] == expected
+    assert config["activity_task_poller_behavior"] == expected
+    phases = [{"name": "one", "steps": [{"task_id": f"s{n}", "agent": "slow", "prompt": "hi"} for n in range(5)]}]
+    async with worker:
+        handle = await client.start_workflow("Steps", phases, id=new_id(), task_queue=settings.task_queue)
+        await handle.result()
+    assert 1 <= await most_at_once(handle) <= 2
+
+
+async def most_at_once(handle: WorkflowHandle[Any, Any]) -> int:
+    """The most steps of a run that workers had at one moment."""
+    changes = []
+    async for event in handle.fetch_history_events():
+        change = event.HasField("activity_task_started_event_attributes") - event.HasField(
+            "activity_task_completed_event_attributes"
+        )
+        changes.append((event.event_time.ToNanoseconds(), change))
+    return max(accumulate(change for _, change in sorted(changes)))
+
+
+async def test_worker_whose_maker_gives_a_number_of_slots_is_not_tuned_by_resources(
+    server: LocalServer, settings: Settings
+) -> None:
+    """The SDK takes numbers or a tuner; what the code says wins over the settings."""
+    client = await client_for(server, settings)
+    tuned = settings.model_copy(update={"max_cpu": 0.5})
+    config = build_worker(client, tuned, registry=Registry.empty(), max_concurrent_activities=3).config(
+        active_config=True
+    )
+    assert config["tuner"] is None
+    assert (config["max_concurrent_activities"], config["max_concurrent_workflow_tasks"]) == (3, 10)
+
+
+async def test_worker_of_an_agents_own_queue_takes_its_steps_and_no_others(
+    server: LocalServer, settings: Settings, tmp_path: Path
+) -> None:
+    """Each queue's worker has only its own agents, so a step on the wrong queue would fail."""
+    gpu = settings.model_copy(update={"task_queue": f"gpu-{uuid.uuid4()}"})
+    client = await client_for(server, settings)
+    (tmp_path / "writers.toml").write_text('[agents.writer]\nexecutor = "echo"\n')
+    (tmp_path / "painters.toml").write_text('[agents.painter]\nexecutor = "echo"\n')
+    steps = [{"task_id": agent, "agent": agent, "prompt": agent} for agent in ("writer", "painter", "writer")]
+    phases = [{"name": f"{n}", "steps": [step]} for n, step in enumerate(steps)]
+    async with (
+        build_worker(client, settings, registry=Registry.load(tmp_path / "writers.toml")),
+        build_worker(client, gpu, registry=Registry.load(tmp_path / "painters.toml")),
+    ):
+        handle = await client.start_workflow(
+            "Steps",
+            phases,
+            id=new_id(),
+            task_queue=settings.task_queue,
+            memo={OPTIONS_MEMO: {"task_queues": {"painter": gpu.task_queue}}},
+        )
+        report = await handle.result()
+    assert [phase["outcomes"][0]["success"] for phase in report["phases"]] == [True, True, True]
+    queues = [
+        event.activity_task_scheduled_event_attributes.task_queue.name
+        async for event in handle.fetch_history_events()
+        if event.HasField("activity_task_scheduled_event_attributes")
+    ]
+    assert queues == [settings.task_queue, gpu.task_queue, settings.task_queue]
 
 
 async def test_worker_refuses_a_client_without_the_plugin(server: LocalServer, settings: Settings) -> None:
@@ -358,6 +435,79 @@ async def test_worker_process_says_what_it_serves_and_drains(
     history = await handle.fetch_history()
     assert [event for event in history.events if event.HasField("activity_task_completed_event_attributes")]
     await handle.terminate()
+
+
+async def asked(address: str, path: str, method: str = "GET") -> tuple[int, Any]:
+    """Status and body of an answer to a health check."""
+
+    def ask() -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"http://{address}{path}", method=method)) as answer:
+                return answer.status, json.loads(answer.read() or "null")
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.loads(refused.read() or "null")
+
+    return await asyncio.to_thread(ask)
+
+
+async def test_worker_process_tells_whether_it_lives_and_whether_it_serves(
+    server: LocalServer, settings: Settings, agents: Path
+) -> None:
+    """It lives from the start to the end, and is ready only between its connection and its drain."""
+    health = free_address()
+    options = ["--agents", str(agents), "--task-queue", settings.task_queue, "--address", server.address]
+    async with served(*options, PERDURE_HEALTH_ADDRESS=health) as worker:
+        await worker.until("serving")
+        assert await asked(health, "/healthz") == (200, {"state": "serving"})
+        assert await asked(health, "/readyz") == (200, {"state": "serving"})
+        assert await asked(health, "/readyz?from=probe", "HEAD") == (200, None)
+        assert await asked(health, "/") == (404, {"error": "The paths are /healthz and /readyz."})
+        assert await asked(health, "/readyz", "POST") == (405, {"error": "The methods are GET and HEAD."})
+        client = await client_for(server, settings)
+        phases = [{"name": "one", "steps": [{"task_id": "a", "agent": "slow", "prompt": "hi"}]}]
+        handle = await client.start_workflow("Steps", phases, id=new_id(), task_queue=settings.task_queue)
+        await step_has_begun(handle)
+        worker.process.send_signal(signal.SIGTERM)
+        await worker.until("draining")
+        assert await asked(health, "/readyz") == (503, {"state": "draining"})
+        assert await asked(health, "/healthz") == (200, {"state": "draining"})
+        assert await worker.ended() == 0
+    await handle.terminate()
+
+
+async def test_worker_process_is_not_ready_without_temporal(agents: Path, tmp_path: Path) -> None:
+    """While it waits for the server, and when the server has gone, it lives and is not ready."""
+    health = free_address()
+    async with served("--agents", str(agents), "--address", free_address(), PERDURE_HEALTH_ADDRESS=health) as worker:
+        await worker.until("waiting for Temporal")
+        assert await asked(health, "/readyz") == (503, {"state": "connecting"})
+        assert await asked(health, "/healthz") == (200, {"state": "connecting"})
+    async with AsyncExitStack() as processes:
+        async with local_server(tmp_path / "server") as leaving:
+            process = served("--agents", str(agents), "--address", leaving.address, PERDURE_HEALTH_ADDRESS=health)
+            worker = await processes.enter_async_context(process)
+            await worker.until("serving")
+        unanswered = {"state": "serving", "error": "Temporal does not answer."}
+        assert await asked(health, "/readyz") == (503, unanswered)
+        assert await asked(health, "/healthz") == (200, {"state": "serving"})
+
+
+async def test_worker_process_refuses_a_health_address_that_is_taken(agents: Path) -> None:
+    """It leaves with 2 and one sentence: a worker that nobody can ask would be killed as dead."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        options = ["--agents", str(agents), "--address", free_address()]
+        async with served(*options, PERDURE_HEALTH_ADDRESS=taken) as worker:
+            assert worker.process.stderr is not None
+            said = await asyncio.wait_for(worker.process.stderr.read(), 20)
+            assert (said.decode(), await worker.process.wait()) == (
+                f"SettingsRejected: PERDURE_HEALTH_ADDRESS is '{taken}', which cannot be served "
+                "(Address already in use).\n",
+                2,
+            )
 
 
 async def step_has_begun(handle: WorkflowHandle[Any, Any]) -> None:
