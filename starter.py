@@ -34,6 +34,7 @@ SUBCOMMANDS = {
     "cancel": ("steering:cancel", "Cancel a run and wait until it has ended."),
     "record": ("histories:record", "Store the history of a run as JSON, for replay tests."),
     "replay": ("histories:replay", "Replay histories with the code that is here."),
+    "prune": ("pruning:command", "Remove from the blob store what no run needs any more."),
     "doctor": ("doctor:command", "Check what perdure needs here."),
 }
 """Where each subcommand lives, and what it does. It stands here, so that the help loads none of them."""

@@ -1,7 +1,7 @@
 """What every client, worker and Replayer of perdure needs from Temporal, in one place.
 
 Law: nothing else sets the data converter, the sandbox, the failure types, or what is served besides the user's own.
-On a Replayer nothing of the world is touched: no agents.toml, no store, no network.
+On a Replayer nothing of the world is touched: no agents.toml, and of the blob store only what its histories refer to.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from temporalio.converter import (
     DefaultPayloadConverter,
 )
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
+from temporalio.worker import ReplayerConfig, Worker, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from runtime.guard import GuardInterceptor
+from runtime.sealed import no_storage
 from runtime.settings import Settings, decode_key
 from workflows.errors import SettingsRejected
 
@@ -105,8 +106,7 @@ class PerdurePlugin(SimplePlugin):
             ("max_heartbeat_throttle_interval", HEARTBEAT_THROTTLE),
             ("sticky_queue_schedule_to_start_timeout", STICKY_TIMEOUT),
         ):
-            if config.get(name) == WORKER_DEFAULTS[name]:
-                config[name] = ours  # type: ignore[literal-required]
+            _prefer(config, name, ours)
         if config.get("tuner") is None:
             config["max_concurrent_activities"] = (
                 config.get("max_concurrent_activities") or self.settings.max_concurrent_steps
@@ -114,8 +114,16 @@ class PerdurePlugin(SimplePlugin):
             config["max_concurrent_workflow_tasks"] = (
                 config.get("max_concurrent_workflow_tasks") or self.settings.max_concurrent_workflow_tasks
             )
+        if config["client"].config(active_config=True)["data_converter"].external_storage is not None:
+            _use_storage(config)
         if self._serves_agents and not config.get("no_remote_activities"):
             serve_agents(config, self.settings, self._registry)
+        return config
+
+    def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
+        """See base class."""
+        config = super().configure_replayer(config)
+        config["data_converter"] = self._stored(config["data_converter"], only_reads=True)
         return config
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
@@ -139,7 +147,7 @@ class PerdurePlugin(SimplePlugin):
             )
         if converter is DefaultPayloadConverter:
             existing = replace(existing, payload_converter_class=PydanticPayloadConverter)
-        return self._encrypted(existing)
+        return self._stored(self._encrypted(existing))
 
     def _encrypted(self, existing: DataConverter) -> DataConverter:
         if self.settings.codec_key is None:
@@ -151,19 +159,49 @@ class PerdurePlugin(SimplePlugin):
                 f"The client has the payload codec {type(existing.payload_codec).__name__!r}, and PERDURE_CODEC_KEY "
                 "asks for another one. Leave one of them out."
             )
-        keys = (self.settings.codec_key, *self.settings.codec_keys_old)
         return replace(
             existing,
-            payload_codec=EncryptionCodec(*(decode_key(key) for key in keys)),
+            payload_codec=EncryptionCodec(*codec_keys(self.settings), stored_from=self._stored_from),
             # A failure's message and stack trace may quote what a payload holds.
             failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
         )
+
+    def _stored(self, existing: DataConverter, *, only_reads: bool = False) -> DataConverter:
+        if self.settings.blobs is None:
+            return replace(existing, external_storage=no_storage()) if only_reads else existing
+        from runtime.storage import with_storage  # loads what reading a run without a store must not wait for
+
+        return with_storage(existing, self.settings, only_reads=only_reads)
+
+    @property
+    def _stored_from(self) -> int | None:
+        return None if self.settings.blobs is None else self.settings.payload_threshold_bytes
 
     def _workflows(self, existing: Sequence[type] | None) -> list[type]:
         from workflows import ALL_WORKFLOWS
 
         named = load_workflows(self.settings.workflows)
         return list(dict.fromkeys((*(existing or ()), *self._own_workflows, *named, *ALL_WORKFLOWS)))
+
+
+def _prefer(config: WorkerConfig, name: str, ours: Any) -> None:
+    """Set an option that the user has left at the SDK's default."""
+    if config.get(name, WORKER_DEFAULTS[name]) == WORKER_DEFAULTS[name]:
+        config[name] = ours  # type: ignore[literal-required]
+
+
+def _use_storage(config: WorkerConfig) -> None:
+    from runtime.storage import PAYLOADS_AT_ONCE, StorageInterceptor
+
+    _prefer(config, "max_workflow_task_external_storage_concurrency", PAYLOADS_AT_ONCE)
+    # Before the others: what it makes of an answer is not for them.
+    config["interceptors"] = [StorageInterceptor(), *config.get("interceptors", ())]
+
+
+def codec_keys(settings: Settings) -> list[bytes]:
+    """The keys of the settings: the one that seals first, then those that only open."""
+    keys = (settings.codec_key, *settings.codec_keys_old)
+    return [decode_key(key) for key in keys if key is not None]
 
 
 def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | None = None) -> None:
@@ -204,12 +242,20 @@ async def _close_agents(config: WorkerConfig) -> None:
 
 
 def check_folders(settings: Settings) -> BlobStore | None:
-    """The settings' store, where there is one. Raises `SettingsRejected` where it or the workspace cannot be used."""
+    """The settings' store for checkpoints, where there is one; with a codec key, one that seals them.
+
+    Raises `SettingsRejected` where it or the workspace cannot be used.
+    """
     from activities.blobs import open_store
 
     if not settings.workspace.is_dir():
         raise SettingsRejected(f"PERDURE_WORKSPACE is {str(settings.workspace)!r}, and there is no such folder.")
-    return open_store(settings.blobs)
+    store = open_store(settings.blobs)
+    if store is None or settings.codec_key is None:
+        return store
+    from runtime.codec import EncryptionCodec, SealedStore
+
+    return SealedStore(store, EncryptionCodec(*codec_keys(settings)))
 
 
 def load_registry(settings: Settings) -> Registry:

@@ -1,4 +1,4 @@
-"""What a process without a key says of a payload that is encrypted."""
+"""What a process without a key or a blob store says of a payload that is encrypted, or in a store."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import replace
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
-from temporalio.converter import PayloadCodec
+from temporalio.converter import ExternalStorage, PayloadCodec
 
 from workflows.errors import PayloadLocked
 
 SEALED_ENCODING = b"binary/encrypted"
 """The `encoding` of a payload that `runtime.codec` sealed."""
+
+INLINE_MARK = "perdure-inline"
+"""Metadata of a payload that stays out of the blob store, whatever its size; a seal keeps it readable."""
 
 
 class KeylessCodec(PayloadCodec):
@@ -37,13 +40,24 @@ class KeylessCodec(PayloadCodec):
         return list(payloads)
 
 
-def reading(client: Client) -> Client:
-    """The client, for reading runs: it says so where it lacks the key of what it reads.
+def no_storage() -> ExternalStorage:
+    """Leaves every payload in the history, and names the remedy where one is in a blob store."""
+    from activities.blobs.payloads import NoStoreDriver
 
-    Only for reading: a codec costs a worker each payload of each step.
+    return ExternalStorage(drivers=[NoStoreDriver()], driver_selector=lambda _context, _payload: None)
+
+
+def reading(client: Client) -> Client:
+    """The client, for reading runs: it says so where it lacks the key or the blob store of what it reads.
+
+    Only for reading: both cost a worker some work for each payload of each step.
     """
     config = client.config(active_config=True)
     converter = config["data_converter"]
-    config["data_converter"] = replace(converter, payload_codec=converter.payload_codec or KeylessCodec())
+    config["data_converter"] = replace(
+        converter,
+        payload_codec=converter.payload_codec or KeylessCodec(),
+        external_storage=converter.external_storage or no_storage(),
+    )
     config["plugins"] = []  # they have done their part
     return Client(**config)

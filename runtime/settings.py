@@ -37,6 +37,14 @@ DEFAULT_MAX_CONCURRENT_WORKFLOW_TASKS = 10
 # Workflow code shares one interpreter, so more at once end no sooner; but each then takes longer by the clock, and the
 # SDK fails an activation that takes 2 s. Ten of 0.2 s each stay below that.
 
+DEFAULT_PAYLOAD_THRESHOLD_BYTES = 128 * 1024
+# From here on a payload goes to the blob store, if there is one. A history of Temporal's 50 MB holds 400 of the largest
+# that stay in it; and below, fetching one (30 ms from S3) takes longer than all that Temporal does for a step.
+SMALLEST_THRESHOLD_BYTES = 8_192
+# Heartbeat details take 4 KB, and stay in Temporal.
+LARGEST_THRESHOLD_BYTES = 1_900_000
+# What a history takes: `wire.MAX_PAYLOAD_BYTES`.
+
 DEFAULT_DRAIN_SECONDS = 30.0
 # What a container runtime commonly leaves between SIGTERM and SIGKILL.
 
@@ -104,7 +112,15 @@ class Settings(BaseModel):
         default_factory=Path.cwd, description="the path of the folder that agents and tools work in"
     )
     blobs: str | None = Field(
-        default=None, min_length=1, description="the folder that keeps transcripts and large payloads"
+        default=None,
+        min_length=1,
+        description="the folder, or the s3://bucket/prefix, that keeps transcripts and large payloads",
+    )
+    payload_threshold_bytes: int = Field(
+        default=DEFAULT_PAYLOAD_THRESHOLD_BYTES,
+        ge=SMALLEST_THRESHOLD_BYTES,
+        le=LARGEST_THRESHOLD_BYTES,
+        description=f"a whole number from {SMALLEST_THRESHOLD_BYTES:,} to {LARGEST_THRESHOLD_BYTES:,}",
     )
     model: str | None = Field(default=None, min_length=1, description="the name of the default model")
     max_concurrent_steps: PositiveInt = Field(

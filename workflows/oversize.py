@@ -43,8 +43,8 @@ def lightened(value: T) -> T:
     return result
 
 
-def lightening(result: WorkflowResult, limit: int = wire.MAX_PAYLOAD_BYTES) -> Generator[None, None, dict[str, Any]]:
-    """A graph's result as plain JSON of a size that a history takes: every text over 10 KB becomes its size and hash.
+def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[None, None, dict[str, Any]]:
+    """A graph's result as plain JSON that one payload takes: every text over 10 KB becomes its size and hash.
 
     Where that is not enough, the outputs of its stages go, the earliest first, then its state, then what is long in
     the errors of its stages. Yields between parts of the work, where workflow code lets its worker serve others.
@@ -56,7 +56,10 @@ def lightening(result: WorkflowResult, limit: int = wire.MAX_PAYLOAD_BYTES) -> G
         if parts.ends_with(sizes[-1]):
             yield
     around = wire.plain(result.model_copy(update={"stages": ()}))
-    over = wire.size(around) + sum(sizes) - limit
+    taken = wire.size(around) + sum(sizes)
+    if taken <= (limit or wire.MAX_PAYLOAD_BYTES):
+        return {**around, "stages": stages}
+    over = taken - (limit or wire.largest_payload())
     if over <= 0:
         return {**around, "stages": stages}
     lighter_state = _without_large_texts_in(state)

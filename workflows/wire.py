@@ -5,6 +5,7 @@ Law: a name here is in recorded histories, so changing it is a migration with a 
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
@@ -45,6 +46,19 @@ CANCELLED = "cancelled"
 MAX_PAYLOAD_BYTES = 1_900_000
 # The server refuses 2 MiB. Measured: above that a run retries its workflow task for ever, and 1.9 MB passes as
 # argument, result, failure details and memo alike. What is left is room for a codec's frame.
+
+MAX_STORED_BYTES = 20_000_000
+# With a blob store. What a workflow schedules is measured and encoded by its own thread, which may not take 2 s: 20 MB
+# take about a tenth of that. And a step's outcome must reach the store within its heartbeat timeout of 6 s: 20 MB do at
+# 4 MB/s.
+
+LARGE_PAYLOADS_PATCH = "perdure-large-payloads"
+"""Marks a history whose run takes what only a blob store holds: every replay decides as the first worker did."""
+LARGE_PAYLOADS_EXTERN = "perdure_large_payloads"
+"""What a worker lends its workflows if it has a blob store: its name among their extern functions."""
+
+takes_large_payloads: ContextVar[bool] = ContextVar("takes_large_payloads", default=False)
+"""Whether what an activity returns may be as large as a blob store takes."""
 
 SMALL_BYTES = 64_000
 # Up to here it does not matter how many bytes a value takes.
@@ -118,9 +132,12 @@ def measure(value: Any) -> int:
     return bound if bound <= SMALL_BYTES else size(value)
 
 
-def fits(value: Any, limit: int = MAX_PAYLOAD_BYTES) -> bool:
+def fits(value: Any) -> bool:
     """Whether a value may leave as one payload. Cheap for small values: they are bounded without being encoded."""
-    return _bound(value) <= limit or size(value) <= limit
+    if _bound(value) <= MAX_PAYLOAD_BYTES:
+        return True
+    taken = size(value)
+    return taken <= MAX_PAYLOAD_BYTES or taken <= largest_payload()
 
 
 def fit(value: Any, *, owner: str, field: str) -> None:
@@ -129,7 +146,29 @@ def fit(value: Any, *, owner: str, field: str) -> None:
     Raises `PayloadTooLarge`, naming the owner (a step, a run), the field and the size.
     """
     if not fits(value):
-        raise PayloadTooLarge(owner=owner, field=field, size=size(value), limit=MAX_PAYLOAD_BYTES)
+        raise PayloadTooLarge(owner=owner, field=field, size=size(value), limit=largest_payload())
+
+
+def largest_payload() -> int:
+    """Bytes that one payload may take here: what a history takes, or, with a blob store, what that takes.
+
+    A run decides it once, at its first value that no history takes, and goes on with that to its end: a worker with
+    another store must replay it as it was. Ask only where a value is larger than `MAX_PAYLOAD_BYTES`: the answer may
+    leave a marker in the history.
+    """
+    from temporalio import workflow  # the pure modules that measure sizes do without it until here
+
+    if not workflow.in_workflow():
+        is_stored = takes_large_payloads.get()
+    else:
+        served = workflow.instance()
+        decided: bool | None = getattr(served, LARGE_PAYLOADS_EXTERN, None)
+        if decided is None:
+            may = workflow.unsafe.is_replaying() or LARGE_PAYLOADS_EXTERN in workflow.extern_functions()
+            decided = may and workflow.patched(LARGE_PAYLOADS_PATCH)
+            setattr(served, LARGE_PAYLOADS_EXTERN, decided)
+        is_stored = decided
+    return MAX_STORED_BYTES if is_stored else MAX_PAYLOAD_BYTES
 
 
 def _bound(value: Any) -> int:

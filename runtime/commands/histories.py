@@ -14,7 +14,7 @@ from runtime.commands.options import COMPLETED, NOT_COMPLETED, Common, Fault, ru
 from runtime.commands.session import Session, execute, faults, print_json, tell
 from runtime.listing import list_runs
 from runtime.plugin import load_workflows
-from runtime.recording import recorded
+from runtime.recording import inlined, recorded
 from runtime.replaying import ReplayVerdict, replay_histories
 from runtime.settings import Settings
 
@@ -53,12 +53,15 @@ def record(common: Common, run: str, output: Path | None, force: bool) -> int:
         if path != STDOUT:
             _refuse_existing(path, force)
         history = await reader.handle.fetch_history()
+        missing = await inlined(history, reader.client.data_converter)
         _keep(path, recorded(history))
         if path != STDOUT and common.is_json:
             print_json({"id": info.id, "type": info.type, "file": str(path), "events": len(history.events)})
         elif path != STDOUT:
             click.echo(str(path))
         tell(f"{len(history.events):,} events. Prompts and results are in it: look for secrets before you commit it.")
+        for one in missing:
+            tell(f"Left as a reference: {one.message}")
         if info.is_open:
             tell(f"Run {info.id!r} has not ended; the file holds what has happened so far.")
         return COMPLETED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,23 @@ async def test_store_deletes_by_prefix(store: FolderStore, tmp_path: Path) -> No
     assert not (tmp_path / "blobs/steps/1").exists()
 
 
+async def test_store_tells_of_its_pieces_and_removes_some(store: FolderStore, tmp_path: Path) -> None:
+    """Pieces are told with size and time without being read; what is removed leaves no empty folder behind."""
+    for key in ("steps/1/a", "steps/1/b", "steps/2/a"):
+        await store.put(key, b"12345")
+    left = tmp_path / "blobs/steps/2/.unfinished-0"
+    left.write_bytes(b"left by a killed writer")
+    os.utime(left, (0, 0))
+    told = {piece.key: piece async for piece in store.pieces("steps")}
+    assert sorted(told) == ["steps/1/a", "steps/1/b", "steps/2/a"]
+    assert {piece.size for piece in told.values()} == {5 + 82}
+    assert all(abs(datetime.now(UTC) - piece.written) < timedelta(minutes=1) for piece in told.values())
+    assert [await store.holds(key) for key in ("steps/1/a", "steps/1", "steps/9/a")] == [True, False, False]
+    await store.remove(["steps/1/a", "steps/2/a", "steps/9/a"])
+    assert await store.list("steps") == ["steps/1/b"]
+    assert not (tmp_path / "blobs/steps/2").exists()
+
+
 async def test_store_misses_by_name(store: FolderStore) -> None:
     """A key that nobody put is named in a typed error."""
     with pytest.raises(BlobNotFound) as missing:
@@ -96,7 +115,7 @@ async def test_store_refuses_a_corrupt_piece(store: FolderStore, tmp_path: Path,
         "é",
         "a\n",
         "x" * 201,
-        "a/" * 300 + "a",
+        "a/" * 320 + "a",
     ],
 )
 async def test_store_refuses_a_key_that_is_no_safe_name(store: FolderStore, key: str) -> None:
@@ -161,13 +180,9 @@ def test_open_store_makes_its_folder(tmp_path: Path) -> None:
     ("setting", "told"),
     [
         (
-            "s3://bucket/x",
-            "PERDURE_BLOBS: S3 is not supported by this version. Give the path of a folder that all workers share.",
-        ),
-        (
             "gs://bucket",
-            "PERDURE_BLOBS: 'gs' addresses are not supported by this version. "
-            "Give the path of a folder that all workers share.",
+            "PERDURE_BLOBS: 'gs' addresses are not supported. "
+            "Give the path of a folder that all workers share, or s3://bucket/prefix.",
         ),
         (
             "/no/mount/x",
