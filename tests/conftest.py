@@ -2,12 +2,19 @@
 
 from collections.abc import AsyncIterator
 
+import hypothesis
 import pytest
 from temporalio.client import Client
 
 from runtime.connect import connect
 from runtime.local import local_server
 from runtime.settings import Settings
+
+# A property that takes long on a machine which does much else beside it is no worse a property.
+hypothesis.settings.register_profile(
+    "ring", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("ring")
 
 
 @pytest.fixture(scope="session")

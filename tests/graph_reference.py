@@ -168,4 +168,8 @@ def act(proposal: Json, state: State, place: Place) -> str:
         raise Failed(UNSPELT if any(error is UNSPELT for error in errors) else told)
     for result in results:
         state.update(result.changes)
-    return "" if not results or results[-1].output is None else json.dumps(results[-1].output)
+    return (
+        ""
+        if not results or results[-1].output is None
+        else json.dumps(results[-1].output, ensure_ascii=False, separators=(",", ":"))
+    )

@@ -94,9 +94,11 @@ class GraphWorkflow(AgentWorkflow):
         raise ApplicationError(message, told, *([earlier] if earlier else []), type=kind, non_retryable=True)
 
 
-async def _fitting(results: Sequence[WorkflowResult], room_bytes: int = wire.MAX_PAYLOAD_BYTES) -> list[Any]:
-    """Results as they can leave together, as plain JSON: each has its share of the room."""
-    limit = room_bytes // max(1, len(results))
+async def _fitting(results: Sequence[WorkflowResult], room_bytes: int | None = None) -> list[Any]:
+    """Results as they can leave together, as plain JSON: several share the room of one payload in a history."""
+    limit = None
+    if room_bytes is not None or len(results) > 1:
+        limit = (room_bytes or wire.MAX_PAYLOAD_BYTES) // max(1, len(results))
     return [await in_parts(lightening(result, limit)) for result in results]
 
 

@@ -243,7 +243,7 @@ async def test_storage_lacks_the_input_of_a_pruned_child(world: World, tmp_path:
     handle = await world.start("FanOut", [step("a", LARGE)])
     await handle.result()
     history = await handle.fetch_history()
-    gone = next(key for key in kept(tmp_path) if handle.result_run_id not in key)
+    gone = next(key for key in kept(tmp_path) if str(handle.result_run_id) not in key)
     (tmp_path / "blobs" / gone).unlink()
     (missing,) = await inlined(history, world.client.data_converter)
     assert missing.message.startswith(f"The payload {gone!r} is not in the blob store")

@@ -20,8 +20,10 @@ from workflows.graph.results import StageResult, WorkflowResult
 from workflows.oversize import lightening
 from workflows.wire import Stored
 
-MAX_CARRIED_BYTES = wire.MAX_PAYLOAD_BYTES - 100_000
-# What is carried is one payload. The rest is for the names around it and for a codec's frame.
+FRAME_BYTES = 100_000
+# For the names around what is carried, and for a codec's frame.
+MAX_CARRIED_BYTES = wire.MAX_PAYLOAD_BYTES - FRAME_BYTES
+# What is carried is one payload.
 
 
 class CarriedGraph(Stored):
@@ -72,7 +74,10 @@ def packing(
         cache=frame.cache,
         begun=rfc3339(begun),
     )
-    room = room_bytes - wire.size(bare)
+    taken = wire.size(bare)
+    if taken + sum(wire.size(result) for result in frame.results) > room_bytes:
+        room_bytes = max(room_bytes, wire.largest_payload() - FRAME_BYTES)  # a blob store takes more
+    room = room_bytes - taken
     if room <= 0:
         return None
     told = WorkflowResult(

@@ -38,7 +38,7 @@ def answer_of(output: StageOutput) -> str:
             return f"{verdict}: {output.blocker_count} blockers in {len(output.findings)} findings"
         case ProposalOutput():
             last = output.result.results[-1].output if output.result.results else None
-            return "" if last is None else json.dumps(last, ensure_ascii=False)
+            return "" if last is None else json.dumps(last, ensure_ascii=False, separators=(",", ":"))
         case SubWorkflowOutput():
             return answer_of(output.result.stages[-1].output) if output.result.stages else ""
         case ApprovalOutput():
