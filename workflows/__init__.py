@@ -20,11 +20,12 @@ from workflows.graph.verify import load_graph, verify_graph
 from workflows.graph_workflows import Chain, StageGraph
 from workflows.parsing import parse
 from workflows.saga import CompensationResult, Saga
+from workflows.slices import Slice
 from workflows.steps import AgentSpec, AgentStepSpec, RunOptions, StepOutcome, Usage
 from workflows.steps_workflow import Steps, parse_phases
 from workflows.verbs import AgentWorkflow, Continue, Stop
 
-ALL_WORKFLOWS: tuple[type, ...] = (Steps, StageGraph, Chain, SeenStore)
+ALL_WORKFLOWS: tuple[type, ...] = (Steps, StageGraph, Chain, SeenStore, Slice)
 """The workflow types that every perdure worker serves."""
 
 __all__ = [

@@ -30,6 +30,8 @@ FIRST_GRANT_USD = NANO // 2
 SOFT_LIMIT_PERCENT = 80
 # Where people are told, while there is still something left to decide.
 
+NOTHING = Usage()
+
 RECENT_IDS = 2_000
 # How many ids of `record_usage` travel across continue-as-new.
 DIGEST_LENGTH = 16
@@ -134,6 +136,30 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Bundle:
+    """Steps that another run carries together, and that ask for an allotment: what that run may spend on them."""
+
+    fresh: int
+    """How many of them have not begun."""
+    sharing: int
+    """Steps waiting or running, those of the bundle included."""
+    first_tokens: int
+    """What the fresh ones would get at first, each for itself."""
+    resumed_tokens: int = 0
+    """What the suspended ones ask for together."""
+    resumed_usd: int = 0
+    """In nanodollars, as are all dollars here."""
+    at_least: int = 0
+    """Tokens without which not even the most modest of them can go on."""
+    at_least_usd: int = 0
+
+    @property
+    def first_usd(self) -> int:
+        """What the fresh ones would get at first of the dollars."""
+        return self.fresh * FIRST_GRANT_USD
+
+
+@dataclass(frozen=True, slots=True)
 class Granted:
     """The step may run; its grant is None where nothing is limited."""
 
@@ -171,7 +197,7 @@ Decision = Granted | MustWait | Denied
 
 def opened(options: RunOptions) -> Ledger:
     """The ledger of a run that starts."""
-    return Ledger(tokens=Account(limit=options.budget_tokens), usd=Account(limit=_nano(options.budget_usd)))
+    return Ledger(tokens=Account(limit=options.budget_tokens), usd=Account(limit=nano(options.budget_usd)))
 
 
 def grant(ledger: Ledger, request: Request) -> Decision:
@@ -184,15 +210,40 @@ def grant(ledger: Ledger, request: Request) -> Decision:
     tokens = _amount(
         ledger.tokens, request.sharing, FIRST_GRANT_TOKENS, request.at_least, request.at_most, previous.tokens
     )
-    usd = _amount(ledger.usd, request.sharing, FIRST_GRANT_USD, request.at_least_usd, None, _nano(previous.usd))
+    usd = _amount(ledger.usd, request.sharing, FIRST_GRANT_USD, request.at_least_usd, None, nano(previous.usd))
+    return _decided(ledger, tokens, usd, request.at_least)
+
+
+def _decided(ledger: Ledger, tokens: int | Shortfall | None, usd: int | Shortfall | None, at_least: int) -> Decision:
     if isinstance(tokens, Shortfall) or isinstance(usd, Shortfall):
         if Shortfall.FOR_GOOD in (tokens, usd):
-            return Denied(shortage_reason(ledger, request))
+            return Denied(shortage_reason(ledger, at_least))
         return MustWait(waiting_reason(ledger))
     held = replace(ledger, tokens=_hold(ledger.tokens, tokens), usd=_hold(ledger.usd, usd))
     if tokens is None and usd is None:
         return Granted(held, None)
     return Granted(held, Grant(tokens=tokens, usd=None if usd is None else usd / NANO))
+
+
+def allot(ledger: Ledger, bundle: Bundle) -> Decision:
+    """Set tokens and dollars aside for a bundle: its share of what is left, and what its suspended steps ask for.
+
+    The steps then share the allotment as they would have shared the budget. What they do not use comes back.
+    """
+    if ledger.tokens.limit is None and ledger.usd.limit is None:
+        return Granted(ledger, None)
+    if ledger.is_exhausted:
+        return Denied(exhausted_reason(ledger))
+    tokens = _allotted(ledger.tokens, bundle, bundle.first_tokens, bundle.resumed_tokens, bundle.at_least)
+    usd = _allotted(ledger.usd, bundle, bundle.first_usd, bundle.resumed_usd, bundle.at_least_usd)
+    return _decided(ledger, tokens, usd, bundle.at_least)
+
+
+def _allotted(account: Account, bundle: Bundle, first: int, resumed: int, at_least: int) -> int | Shortfall | None:
+    if account.remaining is None:
+        return None
+    share = account.remaining * bundle.fresh // max(1, bundle.fresh, bundle.sharing)
+    return _at_hand(account, min(share, first) + resumed, at_least)
 
 
 def _amount(
@@ -206,12 +257,17 @@ def _amount(
         wanted = min(wanted, first) if at_most is None else at_most
     elif at_most is not None:
         wanted = min(wanted, at_most)
-    least = max(1, at_least)
-    amount = min(max(least, wanted), account.remaining)
+    return _at_hand(account, wanted, at_least)
+
+
+def _at_hand(account: Account, wanted: int, at_least: int) -> int | Shortfall:
+    """What is wanted of a limited resource, as far as it is there."""
+    least, remaining = max(1, at_least), account.remaining or 0
+    amount = min(max(least, wanted), remaining)
     if amount >= least:
         return amount
     # Too little now. What is granted to others may come back; whether that would be enough decides.
-    can_come_back = account.granted > 0 and account.remaining + account.granted >= least
+    can_come_back = account.granted > 0 and remaining + account.granted >= least
     return Shortfall.FOR_NOW if can_come_back else Shortfall.FOR_GOOD
 
 
@@ -232,7 +288,7 @@ def request_more(
     at_least, at_least_usd = needs.at_least, 0
     if not made_progress:
         at_least = at_least if held.tokens is None else max(at_least, held.tokens + 1)
-        at_least_usd = 0 if held.usd is None or held.tokens is not None else (_nano(held.usd) or 0) + 1
+        at_least_usd = 0 if held.usd is None or held.tokens is not None else (nano(held.usd) or 0) + 1
     if cap is not None and spent.total_tokens + max(1, at_least) > cap:
         raise NothingToGain(f"step token limit reached ({spent.total_tokens} / {cap} tokens)")
     at_most = None if cap is None else cap - spent.total_tokens
@@ -246,6 +302,16 @@ def request_again(*, spent: Usage, cap: int | None, sharing: int) -> Request:
     return Request(sharing, at_most=None if cap is None else cap - spent.total_tokens)
 
 
+def decide(ledger: Ledger, request: Request | Bundle) -> Decision:
+    """What a step, or a bundle of steps, is given."""
+    return allot(ledger, request) if isinstance(request, Bundle) else grant(ledger, request)
+
+
+def whole(held: Grant | None) -> Usage:
+    """What is charged where nobody can tell how much of a grant was spent: all of it."""
+    return Usage(total_tokens=held.tokens or 0, cost_usd=held.usd) if held else Usage()
+
+
 def settle(ledger: Ledger, held: Grant | None, spent: Usage) -> Ledger:
     """Charge what a step spent since its grant, and take back what it did not use."""
     if held is None and not spent.total_tokens and not spent.cost_usd:
@@ -253,7 +319,7 @@ def settle(ledger: Ledger, held: Grant | None, spent: Usage) -> Ledger:
     return replace(
         ledger,
         tokens=_settled(ledger.tokens, held.tokens if held else None, spent.total_tokens),
-        usd=_settled(ledger.usd, _nano(held.usd) if held else None, _nano(spent.cost_usd) or 0),
+        usd=_settled(ledger.usd, nano(held.usd) if held else None, nano(spent.cost_usd) or 0),
     )
 
 
@@ -265,7 +331,7 @@ def change(ledger: Ledger, wanted: BudgetChange) -> Ledger:
     """Raise, lower or lift the limits that are named."""
     named = wanted.model_fields_set
     tokens = replace(ledger.tokens, limit=wanted.limit_tokens) if "limit_tokens" in named else ledger.tokens
-    usd = replace(ledger.usd, limit=_nano(wanted.limit_usd)) if "limit_usd" in named else ledger.usd
+    usd = replace(ledger.usd, limit=nano(wanted.limit_usd)) if "limit_usd" in named else ledger.usd
     return replace(ledger, tokens=tokens, usd=usd)
 
 
@@ -305,12 +371,12 @@ def exhausted_reason(ledger: Ledger) -> str:
     return f"workflow dollar budget exhausted (${ledger.usd.consumed / NANO:.4f} / ${limit:.4f})"
 
 
-def shortage_reason(ledger: Ledger, request: Request) -> str:
+def shortage_reason(ledger: Ledger, at_least: int) -> str:
     """Why a step was denied although the limit is not reached: what is left is too little to go on with."""
     if ledger.tokens.limit is None:
         return f"workflow dollar budget cannot pay for the next model call (${ledger.usd.consumed / NANO:.4f} used)"
     left = f"{ledger.tokens.consumed} / {ledger.tokens.limit} tokens used"
-    return f"workflow token budget cannot pay {max(1, request.at_least)} tokens more ({left})"
+    return f"workflow token budget cannot pay {max(1, at_least)} tokens more ({left})"
 
 
 def waiting_reason(ledger: Ledger) -> str:
@@ -330,7 +396,8 @@ def passed_soft_limit(before: Ledger, after: Ledger) -> list[Resource]:
     return passed
 
 
-def _nano(dollars: float | None) -> int | None:
+def nano(dollars: float | None) -> int | None:
+    """Dollars as whole nanodollars."""
     return None if dollars is None else round(dollars * NANO)
 
 

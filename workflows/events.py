@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, JsonValue
 
 from workflows.actions import ActionStatus
 from workflows.steps import StepStatus, Usage
 from workflows.wire import Stored, size
+
+Told = TypeVar("Told", bound=Stored)
 
 KEPT_EVENTS = 10_000
 # About 2 MB of memory in the worker for each cached run whose log events are short.
@@ -31,6 +33,8 @@ class PhaseStart(Stored):
     name: str
     index: int
     step_count: int
+    more: bool = False
+    """Whether steps may follow that are not counted: a generator tells how many it has in the end."""
 
 
 class PhaseEnd(Stored):
@@ -145,6 +149,51 @@ class SignalRejected(Stored):
     reason: str
 
 
+class SliceStarted(Stored):
+    """A child begins to carry steps of a fan-out; their own events are in the child."""
+
+    type: Literal["slice_started"] = "slice_started"
+    workflow_id: str
+    """The child's."""
+    phase: int | None = None
+    first: str
+    """Identity of the first step."""
+    step_count: int
+    """For a pipeline: items."""
+    tokens: int | None = None
+    """Its allotment; None is no limit."""
+
+
+class SliceFinished(Stored):
+    """A child that carried steps has ended."""
+
+    type: Literal["slice_finished"] = "slice_finished"
+    workflow_id: str
+    succeeded: int
+    failed: int
+    returned: int = 0
+    """Steps that it did not begin or could not pay for; a later slice has them."""
+    total_tokens: int = 0
+    error: str | None = None
+    """Why it was lost; its steps have failed with this text."""
+
+
+class SliceWaiting(Stored):
+    """There are no tokens for the next steps of a fan-out; they wait, for others to settle or for a raise."""
+
+    type: Literal["slice_waiting"] = "slice_waiting"
+    step_count: int
+    reason: str
+
+
+class SliceDenied(Stored):
+    """Steps of a fan-out that were not begun, and never will be."""
+
+    type: Literal["slice_denied"] = "slice_denied"
+    step_count: int
+    reason: str
+
+
 class StageStarted(Stored):
     """A stage of a graph begins; `index` is its phase index."""
 
@@ -234,6 +283,10 @@ WorkflowEvent = Annotated[
     | UsageUnknown
     | UsageRecorded
     | SignalRejected
+    | SliceStarted
+    | SliceFinished
+    | SliceWaiting
+    | SliceDenied
     | StageStarted
     | StageFinished
     | ApprovalAsked
@@ -274,6 +327,10 @@ class EventLog:
         self._kept: deque[tuple[int, datetime | str, Any]] = deque(
             ((envelope.offset, envelope.time, envelope.event) for envelope in tail), maxlen=kept
         )
+
+    def of_type(self, kind: type[Told]) -> list[Told]:
+        """The events of one type that the log still holds, oldest first."""
+        return [event for _, _, event in self._kept if type(event) is kind]
 
     @property
     def next_offset(self) -> int:

@@ -3,7 +3,7 @@
 A step is scheduled with a grant, settled when it ends, and scheduled again when it was suspended and has what it asked
 for: more tokens, or the answers of specialists and people.
 Law: every step that began ends in the board, in the log and in the ledger, whatever becomes of it and of its run; a
-grant that was obtained is settled exactly once.
+grant that was obtained is settled exactly once. A step that a child hands back has not ended there: its parent's does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from workflows.budget import Request
 from workflows.errors import PayloadTooLarge
 from workflows.events import StepFinished, StepResumed, StepStarted, StepWaiting, StepWarning, UsageUnknown
 from workflows.grants import GrantDenied
+from workflows.handover import Begun
 from workflows.progress import PhaseRecord, StepRecord
 from workflows.run import Run, Slot, compensating
 from workflows.steps import (
@@ -47,30 +48,63 @@ class Spending:
     attempts: int = 0
 
 
-async def execute(run: Run, spec: AgentStepSpec, step: str, phase: PhaseRecord | None) -> StepOutcome:
-    """The outcome of one step. A failure is data; raises CancelledError when the run, or the caller, is cancelled."""
-    run.raise_if_cancelled()
-    async with Slot(run) as slot:
-        run.raise_if_cancelled()  # the run may have been cancelled while this step waited for its slot
-        with run.executing():
-            begun_ms = _now_ms()
-            record = run.board.begin(step, spec.agent, phase, workflow.now())
-            run.tell(StepStarted(step=step, agent=spec.agent))
-            run.refresh_details()
-            outcome, is_interrupted = await _to_its_end(run, spec, record, slot)
-            outcome = outcome.model_copy(update={"duration_ms": _now_ms() - begun_ms})
-            _record(run, record, outcome)
+class HandedBack(Exception):
+    """This run cannot pay for the step; the run that handed it over goes on with it, from `begun` or from nothing."""
+
+    def __init__(self, reason: str, begun: Begun | None) -> None:
+        super().__init__(reason)
+        self.begun = begun
+
+
+async def execute(
+    run: Run, spec: AgentStepSpec, step: str, phase: PhaseRecord | None, begun: Begun | None = None
+) -> StepOutcome:
+    """The outcome of one step. A failure is data; raises CancelledError when the run, or the caller, is cancelled.
+
+    `begun` says where a step stands that was suspended in another run.
+    """
+    outcome, is_interrupted = await carry_out(run, spec, step, phase, begun)
     if is_interrupted:
         raise asyncio.CancelledError
     run.raise_if_cancelled()
     return outcome
 
 
-async def _to_its_end(run: Run, spec: AgentStepSpec, record: StepRecord, slot: Slot) -> tuple[StepOutcome, bool]:
+async def carry_out(
+    run: Run, spec: AgentStepSpec, step: str, phase: PhaseRecord | None, begun: Begun | None = None
+) -> tuple[StepOutcome, bool]:
+    """The outcome of one step, and whether the caller was cancelled meanwhile.
+
+    Raises CancelledError where it was cancelled before the step began, and `HandedBack` in a run that hands back.
+    """
+    run.raise_if_cancelled()
+    async with Slot(run) as slot:
+        run.raise_if_cancelled()  # the run may have been cancelled while this step waited for its slot
+        with run.executing():
+            begun_ms = begun.begun_ms if begun else _now_ms()
+            record = run.board.begin(step, spec.agent, phase, workflow.now())
+            run.tell(StepStarted(step=step, agent=spec.agent))
+            run.refresh_details()
+            try:
+                outcome, is_interrupted = await _to_its_end(run, spec, record, slot, begun, begun_ms)
+            except HandedBack as handed_back:
+                run.board.withdraw(record)
+                run.tell(StepWaiting(step=step, reason=f"{handed_back}; the parent run goes on with it"))
+                raise
+            outcome = outcome.model_copy(update={"duration_ms": _now_ms() - begun_ms})
+            _record(run, record, outcome)
+    return outcome, is_interrupted
+
+
+async def _to_its_end(
+    run: Run, spec: AgentStepSpec, record: StepRecord, slot: Slot, begun: Begun | None, begun_ms: int
+) -> tuple[StepOutcome, bool]:
     """Schedule the step until it is suspended no more; its outcome, and whether the caller was cancelled."""
-    spending = Spending()
+    spending = Spending(begun.resume.usage, begun.attempts) if begun else Spending()
     try:
-        return await _schedule_until_done(run, spec, record, spending, slot)
+        return await _schedule_until_done(run, spec, record, spending, slot, begun, begun_ms)
+    except HandedBack:
+        raise
     except (GrantDenied, budget.NothingToGain) as denied:
         return _ended(spec, "budget_exceeded", str(denied), spending), False
     except asyncio.CancelledError:  # while it waited: nothing of it is scheduled
@@ -80,14 +114,30 @@ async def _to_its_end(run: Run, spec: AgentStepSpec, record: StepRecord, slot: S
 
 
 async def _schedule_until_done(
-    run: Run, spec: AgentStepSpec, record: StepRecord, spending: Spending, slot: Slot
+    run: Run,
+    spec: AgentStepSpec,
+    record: StepRecord,
+    spending: Spending,
+    slot: Slot,
+    begun: Begun | None,
+    first_ms: int,
 ) -> tuple[StepOutcome, bool]:
     call = StepCall(spec=spec, key=str(workflow.uuid4()), max_attempts=run.options.max_attempts)
     request = Request(sharing=_sharing(run), at_most=spec.max_tokens)
     limit_ms = left_ms = _limit_ms(run, spec)
     suspended = Suspended(spec, record.step)
+    if begun is not None:
+        call = call.model_copy(update={"key": begun.key, "resume": begun.resume})
+        request = _request_again(run, spec, begun)
+        left_ms, suspended.asked = begun.left_ms, dict(begun.asked)
     while True:
-        grant = await _obtain(run, record, request)
+        try:
+            grant = await _obtain(run, record, request)
+        except GrantDenied as denied:
+            if not run.hands_back:
+                raise
+            standing = _standing(call, request, spending, left_ms, suspended, first_ms)
+            raise HandedBack(str(denied), standing) from None
         before, begun_ms = spending.settled, _now_ms()
         try:
             call = call if call.grant == grant else call.model_copy(update={"grant": grant})
@@ -99,7 +149,7 @@ async def _schedule_until_done(
         if end.is_late:
             return _timed_out(outcome, limit_ms or 0), end.is_interrupted
         if outcome.needs is None or end.is_interrupted:
-            return _explained(run, outcome), end.is_interrupted
+            return explained(run, outcome), end.is_interrupted
         left_ms = None if left_ms is None else max(1, left_ms - (_now_ms() - begun_ms))
         match outcome.needs:
             case TokensNeeded() as needs:
@@ -122,6 +172,31 @@ async def _schedule_until_done(
         resume = Resume(transcript=outcome.transcript, usage=outcome.usage, answers=given)
         call = call.model_copy(update={"resume": resume})
         run.tell(StepResumed(step=record.step, at_least=request.at_least))
+
+
+def _standing(
+    call: StepCall, request: Request, spending: Spending, left_ms: int | None, suspended: Suspended, begun_ms: int
+) -> Begun | None:
+    """Where a step stands; None where nothing of it was scheduled yet."""
+    if call.resume is None:
+        return None
+    return Begun(
+        key=call.key,
+        resume=call.resume,
+        attempts=spending.attempts,
+        at_least=request.at_least,
+        at_least_nanodollars=request.at_least_usd,
+        previous=request.previous,
+        left_ms=left_ms,
+        asked=suspended.asked,
+        begun_ms=begun_ms,
+    )
+
+
+def _request_again(run: Run, spec: AgentStepSpec, begun: Begun) -> Request:
+    """What a step asks for that another run could not pay for."""
+    at_most = None if spec.max_tokens is None else spec.max_tokens - begun.resume.usage.total_tokens
+    return Request(_sharing(run), begun.at_least, at_most, begun.previous, begun.at_least_nanodollars)
 
 
 async def _answered(
@@ -178,7 +253,7 @@ def _settled(run: Run, record: StepRecord, call: StepCall, end: calls.StepEnd, s
         spent = _since(spending.settled, end.outcome.usage)
     else:
         charged = call.grant.tokens if call.grant else None
-        spent = Usage(total_tokens=charged or 0, cost_usd=call.grant.usd if call.grant else None)
+        spent = budget.whole(call.grant)
         run.tell(UsageUnknown(step=record.step, charged_tokens=charged))
     run.grants.settle(call.grant, spent)
     spending.settled = spending.settled + spent
@@ -205,9 +280,12 @@ def _since(settled: Usage, total: Usage) -> Usage:
     )
 
 
-def _explained(run: Run, outcome: StepOutcome) -> StepOutcome:
-    """A step denied inside its activity knows only its grant; the run knows whether the budget is exhausted."""
-    if outcome.status != "budget_exceeded" or not run.grants.ledger.is_exhausted:
+def explained(run: Run, outcome: StepOutcome) -> StepOutcome:
+    """A step denied inside its activity knows only its grant; the run knows whether the budget is exhausted.
+
+    A run that hands back knows only its allotment, so it leaves this to its parent.
+    """
+    if outcome.status != "budget_exceeded" or run.hands_back or not run.grants.ledger.is_exhausted:
         return outcome
     reason = budget.exhausted_reason(run.grants.ledger)
     return outcome.model_copy(update={"output": f"Task failed: {reason}", "error": reason})

@@ -12,7 +12,17 @@ from collections.abc import Callable
 from typing import assert_never
 
 from workflows import budget
-from workflows.budget import BudgetChange, BudgetSnapshot, Denied, Granted, Ledger, MustWait, Request, UsageReport
+from workflows.budget import (
+    BudgetChange,
+    BudgetSnapshot,
+    Bundle,
+    Denied,
+    Granted,
+    Ledger,
+    MustWait,
+    Request,
+    UsageReport,
+)
 from workflows.steps import Grant, Usage
 
 OnChange = Callable[[Ledger, Ledger], None]
@@ -30,7 +40,7 @@ class Grants:
         self._ledger = ledger
         self._waits_for_raise = waits_for_raise
         self._on_change = on_change
-        self._queue: deque[tuple[Request, asyncio.Future[Grant | None]]] = deque()
+        self._queue: deque[tuple[Request | Bundle, asyncio.Future[Grant | None]]] = deque()
 
     @property
     def ledger(self) -> Ledger:
@@ -46,8 +56,8 @@ class Grants:
         """The budget as people and programs read it."""
         return budget.snapshot(self._ledger)
 
-    async def obtain(self, request: Request, on_wait: OnWait) -> Grant | None:
-        """What the step may spend, now or when there is enough; None is no limit.
+    async def obtain(self, request: Request | Bundle, on_wait: OnWait) -> Grant | None:
+        """What the step, or the bundle of steps, may spend, now or when there is enough; None is no limit.
 
         `on_wait` is told why, if it has to wait. Raises `GrantDenied`.
         """
@@ -66,6 +76,11 @@ class Grants:
             case _:
                 assert_never(decision)
 
+    def refusal(self, request: Request | Bundle) -> str | None:
+        """Why the request would be denied, however others end; None where it would not."""
+        decision = self._decide(request)
+        return decision.reason if isinstance(decision, Denied) else None
+
     def settle(self, held: Grant | None, spent: Usage) -> None:
         """Charge a step that ended, take back what it did not use, and serve who waits."""
         self._become(budget.settle(self._ledger, held, spent))
@@ -83,13 +98,13 @@ class Grants:
         self._serve()
         return self._ledger is not before
 
-    def _decide(self, request: Request) -> budget.Decision:
-        decision = budget.grant(self._ledger, request)
+    def _decide(self, request: Request | Bundle) -> budget.Decision:
+        decision = budget.decide(self._ledger, request)
         if isinstance(decision, Denied) and self._waits_for_raise:
             return MustWait(decision.reason)
         return decision
 
-    async def _wait_for(self, request: Request) -> Grant | None:
+    async def _wait_for(self, request: Request | Bundle) -> Grant | None:
         granted: asyncio.Future[Grant | None] = asyncio.get_running_loop().create_future()
         place = (request, granted)
         self._queue.append(place)

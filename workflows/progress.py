@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Literal
 
@@ -25,12 +25,15 @@ SHOWN_STEPS = 1_500
 # In one answer of the query, which may not pass 2 MB; running and failed steps come first.
 LISTED_PHASES = 1_000
 # In that answer too.
+LISTED_SLICES = 1_000
+# In that answer too; those in flight come first.
 SHOWN_PHASES = 12
 SHOWN_FAILURES = 8
 # In the current details, which are read at a glance.
 BAR_CELLS = 20
 
 StepState = Literal["running", "waiting"] | StepStatus
+SliceState = Literal["running", "done", "lost"]
 
 
 class StepProgress(Stored):
@@ -64,10 +67,25 @@ class PhaseProgress(Stored):
     failed: int
 
 
+class SliceProgress(Stored):
+    """A child that carries steps of this run; ask it, by its workflow id, for the steps themselves."""
+
+    workflow_id: str
+    phase: int | None = None
+    status: SliceState
+    step_count: int
+    """Of these, those that it gave back are neither succeeded nor failed."""
+    succeeded: int = 0
+    failed: int = 0
+    begun: str
+    """The run's own time (RFC 3339)."""
+
+
 class Progress(Stored):
     """Answer of the `progress` query."""
 
     running: int
+    """Steps that have begun and not ended; of a slice in flight, all."""
     succeeded: int
     failed: int
     phases: tuple[PhaseProgress, ...]
@@ -76,6 +94,9 @@ class Progress(Stored):
     omitted_steps: int = 0
     """Steps that this answer leaves out; their counts are in the totals above."""
     omitted_phases: int = 0
+    slices: tuple[SliceProgress, ...] = ()
+    """Where the steps are that run in children. Of those that have ended, `steps` has the failed ones."""
+    omitted_slices: int = 0
 
 
 @dataclass(slots=True)
@@ -113,6 +134,19 @@ class StepRecord:
     """Cut: outputs and whole errors are the outcome's, which is not kept here."""
 
 
+@dataclass(slots=True, eq=False)
+class SliceRecord:
+    """A child that carries steps, while the run goes on."""
+
+    workflow_id: str
+    phase: PhaseRecord | None
+    step_count: int
+    begun: datetime
+    status: SliceState = "running"
+    succeeded: int = 0
+    failed: int = 0
+
+
 class Board:
     """Every phase and step of a run, as far as they are kept."""
 
@@ -125,11 +159,13 @@ class Board:
         self._open: dict[StepRecord, None] = {}
         self._succeeded: deque[StepRecord] = deque(maxlen=KEPT_STEPS)
         self._failed: deque[StepRecord] = deque(maxlen=KEPT_STEPS)
+        self._slices: list[SliceRecord] = []
+        self._in_slices = 0
 
     @property
     def running(self) -> int:
-        """Steps that have begun and not ended."""
-        return len(self._open)
+        """Steps that have begun and not ended; of a slice in flight, all."""
+        return len(self._open) + self._in_slices
 
     def open_phase(self, name: str, index: int, step_count: int) -> PhaseRecord:
         """A phase begins."""
@@ -153,16 +189,49 @@ class Board:
     def end(self, record: StepRecord, outcome: StepOutcome) -> None:
         """A step has ended with its outcome."""
         del self._open[record]
-        record.status, record.attempts, record.duration_ms = outcome.status, outcome.attempts, outcome.duration_ms
-        record.usage, record.error = outcome.usage, None if outcome.error is None else cut(outcome.error)
-        (self._succeeded if outcome.success else self._failed).append(record)
-        for counts in (self, record.phase):
-            if counts is not None:
-                counts.succeeded += outcome.success
-                counts.failed += not outcome.success
+        (self._succeeded if outcome.success else self._failed).append(_ended(record, outcome))
+        self.count(record.phase, outcome.success, not outcome.success)
         if record.phase:
             record.phase.running -= 1
             record.phase.ended[outcome.task_id] = outcome
+
+    def withdraw(self, record: StepRecord) -> None:
+        """A step that began goes on elsewhere."""
+        del self._open[record]
+        if record.phase:
+            record.phase.running -= 1
+
+    def open_slice(self, workflow_id: str, phase: PhaseRecord | None, step_count: int, now: datetime) -> SliceRecord:
+        """A child begins to carry steps."""
+        record = SliceRecord(workflow_id, phase, step_count, now)
+        self._slices.append(record)
+        self._in_slices += step_count
+        if phase:
+            phase.running += step_count
+        return record
+
+    def close_slice(self, record: SliceRecord, status: SliceState, succeeded: int, failed: int) -> None:
+        """A child has ended; its steps are counted, those that it gave back are not."""
+        record.status, record.succeeded, record.failed = status, succeeded, failed
+        self._in_slices -= record.step_count
+        if record.phase:
+            record.phase.running -= record.step_count
+        self.count(record.phase, succeeded, failed)
+
+    def count(self, phase: PhaseRecord | None, succeeded: int, failed: int) -> None:
+        """Steps that ended without having been begun here."""
+        for counts in (self, phase):
+            if counts is not None:
+                counts.succeeded += succeeded
+                counts.failed += failed
+
+    def keep(self, step: str, outcome: StepOutcome, phase: PhaseRecord | None, now: datetime) -> None:
+        """What a step brought that was counted already."""
+        if phase:
+            phase.ended[outcome.task_id] = outcome
+        if not outcome.success:
+            begun = now - timedelta(milliseconds=outcome.duration_ms)
+            self._failed.append(_ended(StepRecord(step, outcome.agent, phase, begun), outcome))
 
     def report(self) -> Progress:
         """The answer of the `progress` query: steps in flight, then failures, then the latest that succeeded."""
@@ -177,7 +246,14 @@ class Board:
             steps=tuple(_step_progress(record) for record in sorted(shown, key=lambda record: record.begun)),
             omitted_steps=total - len(shown),
             omitted_phases=self.earlier_phases + max(0, len(self.phases) - LISTED_PHASES),
+            slices=tuple(_slice_progress(record) for record in self._listed_slices()),
+            omitted_slices=max(0, len(self._slices) - LISTED_SLICES),
         )
+
+    def _listed_slices(self) -> list[SliceRecord]:
+        """Those in flight, then the latest of the others; in the order in which they began."""
+        latest_last = sorted(self._slices, key=lambda record: (record.status == "running", record.begun))
+        return sorted(latest_last[-LISTED_SLICES:], key=lambda record: record.begun)
 
     def markdown(self, budget: BudgetSnapshot, waiting: Iterable[str] = ()) -> str:
         """The run at a glance, for the Temporal UI."""
@@ -188,6 +264,9 @@ class Board:
             lines += ["", "**Phases**"]
             lines += [f"- … {earlier} earlier"] if earlier > 0 else []
             lines += [_phase_line(phase) for phase in self.phases[-SHOWN_PHASES:]]
+        carrying = [record for record in self._slices if record.status == "running"]
+        if carrying:
+            lines += ["", "**Carried by**", *(_slice_line(record) for record in carrying[:SHOWN_PHASES])]
         waits = list(waiting)
         if waits:
             lines += ["", "**Waiting**", *(f"- {line}" for line in waits[:SHOWN_FAILURES])]
@@ -206,6 +285,24 @@ def _phase_progress(phase: PhaseRecord) -> PhaseProgress:
         running=phase.running,
         succeeded=phase.succeeded,
         failed=phase.failed,
+    )
+
+
+def _ended(record: StepRecord, outcome: StepOutcome) -> StepRecord:
+    record.status, record.attempts, record.duration_ms = outcome.status, outcome.attempts, outcome.duration_ms
+    record.usage, record.error = outcome.usage, None if outcome.error is None else cut(outcome.error)
+    return record
+
+
+def _slice_progress(record: SliceRecord) -> SliceProgress:
+    return SliceProgress(
+        workflow_id=record.workflow_id,
+        phase=record.phase.index if record.phase else None,
+        status=record.status,
+        step_count=record.step_count,
+        succeeded=record.succeeded,
+        failed=record.failed,
+        begun=rfc3339(record.begun),
     )
 
 
@@ -228,6 +325,10 @@ def _phase_line(phase: PhaseRecord) -> str:
     failed = f", {phase.failed} failed" if phase.failed else ""
     running = f", {phase.running} running" if phase.running else ""
     return f"- {mark} {plain(phase.name)}: {phase.succeeded} of {phase.step_count} done{failed}{running}"
+
+
+def _slice_line(record: SliceRecord) -> str:
+    return f"- `{record.workflow_id}`: {record.step_count} steps"
 
 
 def _failure_line(record: StepRecord) -> str:

@@ -30,6 +30,7 @@ from workflows.events import (
     UsageRecorded,
 )
 from workflows.grants import Grants
+from workflows.handover import SliceChunk
 from workflows.parsing import Model, parse
 from workflows.progress import Board, PhaseRecord, plain
 from workflows.steps import RunOptions
@@ -76,11 +77,15 @@ class Place:
         self.stage = stage
 
     def name(self, round_number: int, task_id: str) -> str:
-        """A step's identity. A stage counts the rounds of all its calls, so that no two share one."""
+        """A step's identity."""
+        return f"{self.round(round_number)}:{task_id}"
+
+    def round(self, round_number: int) -> str:
+        """What the identities of a round begin with. A stage counts the rounds of all its calls: no two share one."""
         if self.stage is not None and round_number not in self._rounds:
             self._rounds[round_number] = self.stage.rounds
             self.stage.rounds += 1
-        return f"{self._prefix}.{self._rounds.get(round_number, round_number)}:{task_id}"
+        return f"{self._prefix}.{self._rounds.get(round_number, round_number)}"
 
     def expect(self, count: int) -> None:
         """Tell the stage that so many more steps come."""
@@ -89,12 +94,16 @@ class Place:
 
 
 class Slot:
-    """A step's place in the window of its run. It gives it back while it waits for what others answer."""
+    """A step's place in the window of its run. It gives it back while it waits for what others answer.
 
-    def __init__(self, run: Run) -> None:
+    A child that carries steps has several places at once: as many as it has steps in flight.
+    """
+
+    def __init__(self, run: Run, width: int = 1) -> None:
         # What undoes must not queue behind steps that wait for tokens.
         self._slots = None if compensating.get() else run.slots
-        self._is_held = False
+        self._taking = run.taking_slots
+        self._width, self._held = width, 0
 
     async def __aenter__(self) -> Slot:
         await self.take()
@@ -104,16 +113,50 @@ class Slot:
         self.give_back()
 
     async def take(self) -> None:
-        """Wait for a place."""
-        if self._slots is not None:
+        """Wait for a place, or for all of several."""
+        if self._slots is None:
+            return
+        if self._width == 1:
             await self._slots.acquire()
-            self._is_held = True
+            self._held = 1
+            return
+        try:
+            async with self._taking:  # two that each hold half of what they need would wait for each other
+                while self._held < self._width:
+                    await self._slots.acquire()
+                    self._held += 1
+        except asyncio.CancelledError:
+            self.give_back()
+            raise
 
     def give_back(self) -> None:
-        """Let another step have it."""
-        if self._slots is not None and self._is_held:
-            self._is_held = False
+        """Let others have it."""
+        while self._slots is not None and self._held:
+            self._held -= 1
             self._slots.release()
+
+
+class Announced:
+    """Steps that a verb has taken on and not begun: the budget is shared with them too."""
+
+    def __init__(self, run: Run, count: int) -> None:
+        self._run, self._left = run, count
+
+    def __enter__(self) -> Announced:
+        self._run.announced += self._left
+        return self
+
+    def begin(self, count: int = 1) -> None:
+        """So many of them begin."""
+        self._left -= count
+        self._run.announced -= count
+
+    def add(self, count: int) -> None:
+        """So many more are taken on, or came back."""
+        self.begin(-count)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._run.announced -= self._left
 
 
 class Run:
@@ -150,8 +193,13 @@ class Run:
         )
         self.approvals = Approvals()
         self.slots = asyncio.Semaphore(self.options.window)
+        self.taking_slots = asyncio.Lock()
         self.announced = 0
         """Steps that a verb has taken on and not yet begun: they share the budget with those in flight."""
+        self.hands_back = False
+        """Whether a step that this run cannot pay for is its parent's to decide about."""
+        self.sent_ahead: dict[str, list[SliceChunk]] = {}
+        """What children in flight have sent before their results, by workflow id."""
         self._refreshing = False
         self._executing: dict[asyncio.Task[Any], None] = {}
         self._scheduled_in = -1
@@ -244,6 +292,17 @@ class Run:
         if report is not None and self.grants.record(report):
             self.tell(UsageRecorded(id=report.id, usage=report.usage))
             self.refresh_details()
+
+    def slice_outcomes(self, *payloads: Any) -> None:
+        """The signal `slice_outcomes`: from a child of this run, or it becomes an event."""
+        chunk = self._read(SliceChunk, payloads, wire.SLICE_OUTCOMES_SIGNAL)
+        if chunk is None:
+            return
+        if chunk.slice in self.sent_ahead:
+            self.sent_ahead[chunk.slice].append(chunk)
+        else:  # a child from before a reset
+            reason = f"signal {wire.SLICE_OUTCOMES_SIGNAL}: {chunk.slice!r} carries no steps of this run."
+            self.tell(SignalRejected(signal=wire.SLICE_OUTCOMES_SIGNAL, reason=reason))
 
     def _read(self, model: type[Model], payloads: Sequence[Any], signal: str) -> Model | None:
         self.signals += 1

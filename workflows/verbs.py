@@ -6,7 +6,6 @@ Source of the verbs: a3s orchestration (`a3s-code-core`). A failed step is data,
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,15 +17,17 @@ from temporalio import workflow
 from workflows import wire
 from workflows.approvals import ApprovalAnswer, ApprovalRequest
 from workflows.budget import BudgetSnapshot
-from workflows.errors import DuplicateTaskIds, FanOutTooLarge, InputRejected, NotInitialised, cut
+from workflows.errors import InputRejected, NotInitialised, cut
 from workflows.events import EventPage, Log, PhaseEnd, PhaseStart
 from workflows.execution import execute
+from workflows.fanout import FanOut
 from workflows.graph.definition import GraphDefinition
 from workflows.graph.engine import walk
 from workflows.graph.results import WorkflowResult
 from workflows.progress import PhaseRecord, Progress
-from workflows.run import Place, Run
+from workflows.run import Announced, Place, Run
 from workflows.steps import AgentStepSpec, StepOutcome
+from workflows.supply import Supply
 from workflows.window import sliding_window
 
 Item = TypeVar("Item")
@@ -34,8 +35,6 @@ Item = TypeVar("Item")
 MAX_LOG_FIELDS_BYTES = 16_000
 MAX_LOG_MESSAGE = 2_000
 # Of one log event; what is larger belongs into a step's output.
-MAX_STEPS_OF_A_CALL = 12_000
-# One history holds 51,200 events, and a step takes three and its share of the workflow tasks.
 
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "critical": 50}
 
@@ -44,7 +43,7 @@ LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "
 class Continue:
     """The next round of a loop runs these steps; without any the loop ends."""
 
-    specs: Sequence[AgentStepSpec]
+    specs: Iterable[AgentStepSpec]
 
 
 @dataclass(frozen=True)
@@ -86,23 +85,31 @@ class AgentWorkflow:
     async def parallel(self, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
         """Run steps side by side, as many at once as the run's `max_concurrency` (8), and wait for all of them.
 
-        Outcomes keep the order of the specs; failed steps are among them. Raises `DuplicateTaskIds` before anything
-        is scheduled.
+        Outcomes keep the order of the specs; failed steps are among them. More than 1,000 steps are carried by
+        children; specs may then come from a generator, which is asked for them slice by slice. Raises
+        `DuplicateTaskIds`: for a list before anything is scheduled, for a generator after what was begun has ended.
         """
-        return await self._fan_out("parallel", list(specs), self.perdure.place(), 0)
+        supply = Supply("parallel", specs)
+        return await self._fan_out(supply, self.perdure.place(), 0)
 
     async def phase(self, name: str, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
         """A named `parallel`: a barrier that the events, the progress and the Temporal UI show under its name."""
-        run, specs = self.perdure, list(specs)
-        _refuse("phase", specs)
+        run, supply = self.perdure, Supply("phase", specs)
         run.raise_if_cancelled()
         index, run.phase_index = run.phase_index, run.phase_index + 1
-        record = run.board.open_phase(name, index, len(specs))
-        run.tell(PhaseStart(name=name, index=index, step_count=len(specs)))
+        record = run.board.open_phase(name, index, supply.known)
+        run.tell(PhaseStart(name=name, index=index, step_count=supply.known, more=supply.more))
+
+        def expect(count: int) -> None:
+            record.step_count += count
+
         try:
             with workflow.create_event_group(f"phase-{index}", label=name or None).scope():
-                outcomes = await self._branches(specs, lambda task_id: f"{index}.0:{task_id}", record)
-        except asyncio.CancelledError:  # not `finally`: a coroutine that is merely closed has no clock to ask
+                outcomes = await self._branches(supply, f"{index}.0", record, expect)
+        except (
+            asyncio.CancelledError,
+            Exception,
+        ):  # not `finally`: a coroutine that is merely closed has no clock to ask
             self._end_phase(record)
             raise
         self._end_phase(record)
@@ -118,10 +125,10 @@ class AgentWorkflow:
         run, place = self.perdure, self.perdure.place()
         run.raise_if_cancelled()
         waiting = list(items)
-        with _Announced(run, len(waiting)) as announced:
+        with Announced(run, len(waiting)) as announced:
 
             async def chain(item: Item) -> StepOutcome | None:
-                announced.begin_one()
+                announced.begin()
                 outcome: StepOutcome | None = None
                 for number, stage in enumerate(stages):
                     try:
@@ -145,15 +152,16 @@ class AgentWorkflow:
         `next` sees each round's outcomes, the last one's too. Returns the last round's outcomes; [] for no specs, and
         then `next` is not called.
         """
-        place, specs = self.perdure.place(), list(specs)
+        place = self.perdure.place()
         outcomes: list[StepOutcome] = []
         for round_number in range(max(1, max_iterations)):
-            if not specs:
+            supply = Supply("loop", specs)
+            if not supply.known:
                 break
-            outcomes = await self._fan_out("loop", specs, place, round_number)
+            outcomes = await self._fan_out(supply, place, round_number)
             match next(outcomes):
                 case Continue(more):
-                    specs = list(more)
+                    specs = more
                 case Stop():
                     break
                 case other:
@@ -230,6 +238,11 @@ class AgentWorkflow:
         """{limit_tokens?, limit_usd?}: an absent limit stays as it is, null takes it away."""
         self.perdure.set_budget(change, *more)
 
+    @workflow.signal(name=wire.SLICE_OUTCOMES_SIGNAL)
+    def slice_outcomes(self, chunk: Any = None, *more: Any) -> None:
+        """From a child of this run: outcomes that its result has no room for."""
+        self.perdure.slice_outcomes(chunk, *more)
+
     @workflow.signal(name=wire.RECORD_USAGE_SIGNAL)
     def record_usage(self, report: Any = None, *more: Any) -> None:
         """{id, input_tokens?, output_tokens?, cost_usd?}: charge what was spent elsewhere; an id counts once."""
@@ -241,52 +254,27 @@ class AgentWorkflow:
         run.tell_if_exhausted()
         run.refresh_details()
 
-    async def _fan_out(
-        self, verb: str, specs: Sequence[AgentStepSpec], place: Place, round_number: int
-    ) -> list[StepOutcome]:
-        _refuse(verb, specs)
+    async def _fan_out(self, supply: Supply, place: Place, round_number: int) -> list[StepOutcome]:
         self.perdure.raise_if_cancelled()
-        place.expect(len(specs))
-        return await self._branches(specs, lambda task_id: place.name(round_number, task_id), place.stage)
+        if not supply.known:
+            return []
+        place.expect(supply.known)
+        return await self._branches(supply, place.round(round_number), place.stage, place.expect)
 
     async def _branches(
-        self, specs: Sequence[AgentStepSpec], name: Callable[[str], str], phase: PhaseRecord | None
+        self, supply: Supply, prefix: str, phase: PhaseRecord | None, expect: Callable[[int], None]
     ) -> list[StepOutcome]:
+        """The outcomes of a call whose steps' identities begin with `prefix`."""
         run = self.perdure
-        with _Announced(run, len(specs)) as announced:
+        with Announced(run, supply.known) as announced:
+            if supply.inline is None:
+                return await FanOut(run, supply, prefix, phase, announced, expect).outcomes()
 
             async def branch(spec: AgentStepSpec) -> StepOutcome:
-                announced.begin_one()
-                return await execute(run, spec, name(spec.task_id), phase)
+                announced.begin()
+                return await execute(run, spec, f"{prefix}:{spec.task_id}", phase)
 
-            return await sliding_window(specs, run.options.window, branch)
-
-
-class _Announced:
-    """Steps that a verb has taken on and not begun: the budget is shared with them too."""
-
-    def __init__(self, run: Run, count: int) -> None:
-        self._run, self._left = run, count
-
-    def __enter__(self) -> _Announced:
-        self._run.announced += self._left
-        return self
-
-    def begin_one(self) -> None:
-        self._left -= 1
-        self._run.announced -= 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._run.announced -= self._left
-
-
-def _refuse(verb: str, specs: Sequence[AgentStepSpec]) -> None:
-    """What the caller must mend, before anything is scheduled."""
-    counted = Counter(spec.task_id for spec in specs)
-    if len(counted) < len(specs):
-        raise DuplicateTaskIds(verb, [task_id for task_id, count in counted.items() if count > 1])
-    if len(specs) > MAX_STEPS_OF_A_CALL:
-        raise FanOutTooLarge(verb, len(specs), MAX_STEPS_OF_A_CALL)
+            return await sliding_window(supply.inline, run.options.window, branch)
 
 
 def _staged(spec: object) -> AgentStepSpec | None:

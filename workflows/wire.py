@@ -18,6 +18,7 @@ TASK_QUEUE = "perdure"
 STEPS_WORKFLOW = "Steps"
 STAGE_GRAPH_WORKFLOW = "StageGraph"
 CHAIN_WORKFLOW = "Chain"
+SLICE_WORKFLOW = "Slice"
 SEEN_STORE_WORKFLOW = "SeenStore"
 SEEN_STORE_ID = "perdure-seen-"
 
@@ -36,6 +37,7 @@ CLAIM_UPDATE = "claim"
 RESOLVE_APPROVAL_UPDATE = "resolve_approval"
 SET_BUDGET_SIGNAL = "set_budget"
 RECORD_USAGE_SIGNAL = "record_usage"
+SLICE_OUTCOMES_SIGNAL = "slice_outcomes"
 
 OPTIONS_MEMO = "perdure_options"
 CARRIED_MEMO = "perdure_carried"
@@ -126,10 +128,10 @@ def size(value: Any) -> int:
     return len(encode(value))
 
 
-def measure(value: Any) -> int:
+def measure(value: Any, small: int = SMALL_BYTES) -> int:
     """Bytes that a value takes as JSON, or, where it is small, a bound that costs nothing to find."""
     bound = _bound(value)
-    return bound if bound <= SMALL_BYTES else size(value)
+    return bound if bound <= small else size(value)
 
 
 def fits(value: Any) -> bool:

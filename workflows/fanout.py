@@ -1,0 +1,389 @@
+"""A fan-out that is too large for one history: children of type `Slice` carry it, slice by slice.
+
+Law: every step of the call ends in exactly one outcome, at its own place. What a child did not begin or could not pay
+for goes to a later one; what it spent is settled here, and its steps in flight never pass its share of the window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, CancelledError, ChildWorkflowError, FailureError, TerminatedError
+
+from workflows import budget, calls, wire
+from workflows.budget import Bundle
+from workflows.deadline import all_ended, cancel_all
+from workflows.events import SliceDenied, SliceFinished, SliceStarted, SliceWaiting, StepWarning, UsageUnknown
+from workflows.execution import execute, explained
+from workflows.grants import GrantDenied
+from workflows.handover import SliceChunk, SliceInput, SlicePhase, SliceReport
+from workflows.progress import PhaseRecord, SliceRecord
+from workflows.run import Announced, Run, Slot, compensating, current_stage
+from workflows.steps import Grant, RunOptions, StepOutcome, StepStatus
+from workflows.supply import SLICE_BYTES, SLICE_STEPS, Piece, Supply
+from workflows.window import sliding_window
+
+MOST_AT_ONCE = 4
+# Children of one fan-out. Their shares of the window are fixed, so the last steps of a slice leave the others' places
+# empty: more children waste less, and cost more workflow tasks for the same steps.
+REFUSED_AT_ONCE = 5_000
+# Steps that end without waiting for anything, because nothing pays for them: about 0.1 s of a slow core.
+MOST_EVENTS = 40_000
+MOST_BYTES = 35_000_000
+# Of the run's own history. Temporal ends a run at 51,200 events or 50 MB; what is left is for slices in flight.
+
+
+@dataclass(slots=True)
+class _Child:
+    """A child that was started."""
+
+    id: str
+    handle: asyncio.Task[Any]
+    pieces: list[Piece]
+    allotment: Grant | None
+    record: SliceRecord
+    is_interrupted: bool
+    """Whether the caller was cancelled meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a child ended: with a report, or lost."""
+
+    report: SliceReport
+    lost: str | None
+    is_interrupted: bool
+
+
+class FanOut:
+    """One call on its way through children."""
+
+    def __init__(
+        self,
+        run: Run,
+        supply: Supply,
+        prefix: str,
+        phase: PhaseRecord | None,
+        announced: Announced,
+        expect: Callable[[int], None],
+    ) -> None:
+        self._run, self._supply = run, supply
+        self._prefix, self._phase = prefix, phase
+        self._announced, self._expect = announced, expect
+        self._expected = supply.known
+        self._starting = asyncio.Lock()
+        self._number = 0
+        self._refused = 0
+        self._widths = _shares(run.options.window)
+
+    async def outcomes(self) -> list[StepOutcome]:
+        """The outcome of each step, in their order."""
+        await sliding_window(self._widths, len(self._widths), self._lane)
+        return [outcome for outcome in self._supply.outcomes if outcome is not None]
+
+    async def _lane(self, width: int) -> None:
+        """Carry one slice after the other, with so many steps at once."""
+        while await self._carry_next(width):
+            if self._refused >= REFUSED_AT_ONCE:
+                self._refused = 0
+                await calls.give_way()
+
+    async def _carry_next(self, width: int) -> bool:
+        """Carry the next slice; whether there was one."""
+        run = self._run
+        async with Slot(run, width) as slot:
+            with run.executing():
+                async with self._starting:  # one after the other: each is built in an activation of its own
+                    run.raise_if_cancelled()
+                    pieces = self._take()
+                    if not pieces:
+                        return False
+                    child = None if _is_too_large(pieces) else await self._begin(pieces, width)
+                if child is not None:
+                    await self._see_through(child)
+            slot.give_back()
+            if _is_too_large(pieces):
+                await self._carry_here(pieces[0])
+        return True
+
+    def _take(self) -> list[Piece]:
+        pieces = self._supply.take(len(self._widths))
+        grown, self._expected = self._supply.known - self._expected, self._supply.known
+        self._announced.add(grown)
+        self._expect(grown)
+        return pieces
+
+    async def _carry_here(self, piece: Piece) -> None:
+        """A step that fits into no child's argument; where it fits into no activity's either, its outcome says so."""
+        self._announced.begin()
+        self._supply.outcomes[piece.at] = await execute(
+            self._run, piece.spec, self._name(piece), self._phase, piece.begun
+        )
+
+    async def _begin(self, pieces: list[Piece], width: int) -> _Child | None:
+        """Start a child with the pieces; None where they were refused, or put back."""
+        if full := _history_is_full():
+            self._refuse(pieces, "failed", full)
+            return None
+        try:
+            allotment = await self._allotted(pieces)
+        except GrantDenied as denied:
+            self._refuse(pieces, "budget_exceeded", str(denied))
+            return None
+        try:
+            return await self._started(pieces, allotment, width)
+        except BaseException as error:
+            self._run.grants.settle(allotment, budget.NOTHING)
+            if not isinstance(error, Exception):
+                raise
+            self._set_apart(pieces, error)
+            return None
+
+    async def _allotted(self, pieces: Sequence[Piece]) -> Grant | None:
+        if compensating.get():
+            return None  # what undoes is never denied; what it spends is charged all the same
+
+        def waits(reason: str) -> None:
+            self._run.tell(SliceWaiting(step_count=len(pieces), reason=reason))
+            self._run.refresh_details()
+
+        return await self._run.grants.obtain(self._bundle(pieces), waits)
+
+    def _bundle(self, pieces: Sequence[Piece]) -> Bundle:
+        sharing = self._run.announced + self._run.board.running
+        if self._supply.more:  # at least as many as would keep all lanes busy
+            sharing += SLICE_STEPS * len(self._widths)
+        return bundle(pieces, sharing)
+
+    async def _started(self, pieces: list[Piece], allotment: Grant | None, width: int) -> _Child:
+        run = self._run
+        await run.make_room(sum(piece.size for piece in pieces))
+        child_id = f"{workflow.info().workflow_id}/{self._prefix.split('.')[0]}.{self._number}-{_eight_digits()}"
+        self._number += 1
+        run.sent_ahead[child_id] = []
+        # A task of its own: a start that is under way is not cancelled, for a child that was begun must be settled.
+        starting = asyncio.create_task(
+            workflow.start_child_workflow(
+                wire.SLICE_WORKFLOW,
+                self._given(pieces),
+                id=child_id,
+                memo={wire.OPTIONS_MEMO: _options(run.options, allotment, width)},
+                static_summary=f"{len(pieces)} steps, from {pieces[0].spec.task_id}"[: calls.SUMMARY_LENGTH],
+            )
+        )
+        is_interrupted = await all_ended([starting])
+        handle = starting.result()
+        self._announced.begin(len(pieces))
+        record = run.board.open_slice(child_id, self._phase, len(pieces), workflow.now())
+        tokens = allotment.tokens if allotment else None
+        phase = self._phase.index if self._phase else None
+        run.tell(
+            SliceStarted(
+                workflow_id=child_id, phase=phase, first=self._name(pieces[0]), step_count=len(pieces), tokens=tokens
+            )
+        )
+        run.refresh_details()
+        return _Child(child_id, handle, pieces, allotment, record, is_interrupted)
+
+    def _given(self, pieces: Sequence[Piece]) -> SliceInput:
+        phase, stage = self._phase, current_stage.get()
+        return SliceInput(
+            prefix=self._prefix,
+            work=self._supply.work(pieces),
+            phase=SlicePhase(name=phase.name, index=phase.index, is_stage=stage is phase) if phase else None,
+            is_compensating=compensating.get(),
+        )
+
+    def _set_apart(self, pieces: Sequence[Piece], error: Exception) -> None:
+        """No child could be started. A step that no JSON can hold is carried here, where it fails alone."""
+        unstorable = [piece for piece in pieces if not _is_storable(piece)]
+        if not unstorable:
+            self._refuse(pieces, "failed", f"its slice could not be started: {type(error).__name__}: {error}")
+            return
+        for piece in unstorable:
+            piece.size = SLICE_BYTES + 1
+        self._supply.put_back(pieces)
+
+    async def _see_through(self, child: _Child) -> None:
+        """Wait for a child's end, whatever that is, and settle it."""
+        end = await _end_of(child)
+        self._settle(child, end)
+        self._run.refresh_details()
+        if end.is_interrupted:
+            raise asyncio.CancelledError
+
+    def _settle(self, child: _Child, end: _End) -> None:
+        run, supply, report = self._run, self._supply, end.report
+        parts: list[SliceChunk | SliceReport] = [*run.sent_ahead.pop(child.id), report]
+        spent = report.spent if end.lost is None else budget.whole(child.allotment)
+        run.grants.settle(child.allotment, spent)
+        left = dict(enumerate(child.pieces))
+        outcomes = [(left.pop(at), told) for part in parts for at, told in part.ended]
+        told = [(piece, explained(run, supply.ended(piece, told))) for piece, told in outcomes]
+        for at, standing in (each for part in parts for each in part.returned):
+            left[at] = supply.resumed(left[at], standing)
+        succeeded = sum(outcome.success for _, outcome in told)
+        run.board.close_slice(child.record, "done" if end.lost is None else "lost", succeeded, len(told) - succeeded)
+        self._keep(told)
+        for unknown in report.usage_unknown:
+            run.tell(unknown)
+        if end.lost is not None:
+            run.tell(UsageUnknown(step=child.id, charged_tokens=spent.total_tokens if child.allotment else None))
+        run.tell(
+            SliceFinished(
+                workflow_id=child.id,
+                succeeded=succeeded,
+                failed=len(told) - succeeded + (len(left) if end.lost is not None else 0),
+                returned=0 if end.lost is not None else len(left),
+                total_tokens=spent.total_tokens,
+                error=end.lost,
+            )
+        )
+        self._dispose(list(left.values()), end)
+
+    def _dispose(self, left: Sequence[Piece], end: _End) -> None:
+        """What becomes of the steps that a child did not end."""
+        self._announced.add(len(left))
+        if end.lost is not None:
+            self._refuse(left, "failed", end.lost, told=False)
+        elif end.is_interrupted:  # those that have begun have ended; of the others nothing is told, as of any step
+            self._refuse([piece for piece in left if piece.begun], "cancelled", None)
+        elif end.report.is_cancelled:  # the child alone was cancelled, by hand
+            self._refuse(left, "cancelled", None)
+        else:
+            self._supply.put_back([piece for piece in left if not self._is_denied(piece)])
+
+    def _is_denied(self, piece: Piece) -> bool:
+        """Whether a suspended step can never be paid for; then it is denied."""
+        if piece.begun is None or compensating.get():
+            return False
+        reason = self._run.grants.refusal(bundle([piece], sharing=1))
+        if reason is not None:
+            self._refuse([piece], "budget_exceeded", reason)
+        return reason is not None
+
+    def _refuse(self, pieces: Sequence[Piece], status: StepStatus, reason: str | None, *, told: bool = True) -> None:
+        """End steps that go no further."""
+        if not pieces:
+            return
+        output = calls.CANCELLED_TEXT if reason is None else f"Task failed: {reason}"
+        self._announced.begin(len(pieces))
+        self._refused += len(pieces)
+        self._run.board.count(self._phase, 0, len(pieces))
+        self._keep((piece, self._supply.unbegun(piece, status, output)) for piece in pieces)
+        if told:
+            self._run.tell(SliceDenied(step_count=len(pieces), reason=reason or calls.CANCELLED_TEXT))
+
+    def _keep(self, ended: Iterable[tuple[Piece, StepOutcome]]) -> None:
+        run, now = self._run, workflow.now()
+        for piece, outcome in ended:
+            self._supply.outcomes[piece.at] = outcome
+            run.board.keep(self._name(piece), outcome, self._phase, now)
+            for warning in outcome.warnings:
+                run.tell(StepWarning(step=self._name(piece), message=warning))
+
+    def _name(self, piece: Piece) -> str:
+        return f"{self._prefix}:{piece.spec.task_id}"
+
+
+def _shares(window: int) -> list[int]:
+    """The window, divided among children."""
+    lanes = min(MOST_AT_ONCE, window)
+    return [window // lanes + (lane < window % lanes) for lane in range(lanes)]
+
+
+def bundle(pieces: Sequence[Piece], sharing: int) -> Bundle:
+    """What the pieces ask for together."""
+    fresh = [piece.spec for piece in pieces if piece.begun is None]
+    begun = [piece.begun for piece in pieces if piece.begun is not None]
+    previous = [(each, each.previous or Grant()) for each in begun]
+    return Bundle(
+        fresh=len(fresh),
+        sharing=sharing,
+        first_tokens=sum(
+            min(spec.max_tokens or budget.FIRST_GRANT_TOKENS, budget.FIRST_GRANT_TOKENS) for spec in fresh
+        ),
+        resumed_tokens=sum(2 * max(each.at_least, held.tokens or 0) for each, held in previous),
+        resumed_usd=sum(2 * max(each.at_least_nanodollars, budget.nano(held.usd) or 0) for each, held in previous),
+        at_least=0 if fresh else min(each.at_least for each in begun),
+        at_least_usd=0 if fresh else min(each.at_least_nanodollars for each in begun),
+    )
+
+
+async def _end_of(child: _Child) -> _End:
+    """Wait for a child's end; where the caller is cancelled, so is the child, and its end is still awaited."""
+    is_interrupted = child.is_interrupted
+    try:
+        if not is_interrupted:
+            await workflow.wait([child.handle])
+    except asyncio.CancelledError:
+        is_interrupted = True
+    if is_interrupted:
+        await cancel_all([child.handle])
+    try:
+        return _End(SliceReport.model_validate(child.handle.result()), None, is_interrupted)
+    except ValidationError as error:  # a newer worker's, read by one that was rolled back
+        return _End(SliceReport(), _lost(child, f"has a result that cannot be read here: {error}"), is_interrupted)
+    except asyncio.CancelledError:  # cancelled in the same breath in which it was started
+        return _End(SliceReport(is_cancelled=True), None, is_interrupted)
+    except ChildWorkflowError as error:
+        if isinstance(error.cause, CancelledError):  # before its code began
+            return _End(SliceReport(is_cancelled=True), None, is_interrupted)
+        return _End(SliceReport(), _lost(child, _how(error.cause)), is_interrupted)
+
+
+def _lost(child: _Child, how: str) -> str:
+    return f"the run {child.id!r}, which carried this step, {how}"
+
+
+def _how(cause: BaseException | None) -> str:
+    match cause:
+        case TerminatedError():
+            return "was terminated"
+        case ApplicationError():
+            return f"failed: {cause.type}: {cause.message}" if cause.type else f"failed: {cause.message}"
+        case FailureError():
+            return f"ended: {cause.message}"
+        case _:
+            return "ended without a result"
+
+
+def _options(options: RunOptions, allotment: Grant | None, width: int) -> RunOptions:
+    """The child's: as the run's, but for its share of the window and of the budget."""
+    tokens, usd = (allotment.tokens, allotment.usd) if allotment else (None, None)
+    return options.model_copy(
+        update={"budget_tokens": tokens, "budget_usd": usd, "max_concurrency": width, "on_exhausted": "deny"}
+    )
+
+
+def _history_is_full() -> str | None:
+    """Why nothing more may begin."""
+    events, size = workflow.info().get_current_history_length(), workflow.info().get_current_history_size()
+    if events < MOST_EVENTS and size < MOST_BYTES:
+        return None
+    return (
+        f"the run's history holds {events:,} events and {size / 1e6:.1f} MB, and Temporal ends a run at 51,200 or "
+        "50 MB. Shorten prompts and outputs, or divide the steps over several runs."
+    )
+
+
+def _is_too_large(pieces: Sequence[Piece]) -> bool:
+    return len(pieces) == 1 and pieces[0].size > SLICE_BYTES
+
+
+def _is_storable(piece: Piece) -> bool:
+    try:
+        wire.encode(piece.item)
+    except ValueError:
+        return False
+    return True
+
+
+def _eight_digits() -> str:
+    # Fixed ids would make a reset to before a child's start fail.
+    return workflow.uuid4().hex[:8]
