@@ -6,7 +6,7 @@
       ApprovalRejected           an answer to an approval cannot be taken            the person acts
       GraphRejected              a stage graph cannot run                            the author acts
       DuplicateTaskIds           two steps of one call share an id                   the caller acts
-      FanOutTooLarge             a call has more steps than one history holds        the author acts
+      FanOutTooLarge             a pipeline that only its own history could hold     the author acts
       NotInitialised             a subclass's __init__ forgot super().__init__()     the author acts
       PayloadTooLarge            a value is too large for a history                  the author acts
       AgentsRejected             agents.toml is wrong                                the operator acts
@@ -71,12 +71,13 @@ class DuplicateTaskIds(PerdureError):
 
 
 class FanOutTooLarge(PerdureError):
-    """One call has more steps than one history holds; nothing was scheduled."""
+    """A pipeline that children cannot carry has more steps than one history holds; nothing was scheduled."""
 
-    def __init__(self, verb: str, count: int, limit: int) -> None:
+    def __init__(self, items: int, stages: int, limit: int, why: str) -> None:
         super().__init__(
-            f"{verb}: {count:,} steps in one call; a history holds {limit:,}. Divide them over several runs, or over "
-            "several calls with continue_as_new_if_needed between them."
+            f"pipeline: {items:,} items through {stages} stages are more than the {limit:,} steps that one history "
+            f"holds, and children cannot carry it: {why}. Make each stage a function of a module, "
+            "`def stage(previous, item)`, and each item plain JSON."
         )
 
 

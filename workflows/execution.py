@@ -123,7 +123,7 @@ async def _schedule_until_done(
     first_ms: int,
 ) -> tuple[StepOutcome, bool]:
     call = StepCall(spec=spec, key=str(workflow.uuid4()), max_attempts=run.options.max_attempts)
-    request = Request(sharing=_sharing(run), at_most=spec.max_tokens)
+    request = Request(sharing=run.sharing, at_most=spec.max_tokens)
     limit_ms = left_ms = _limit_ms(run, spec)
     suspended = Suspended(spec, record.step)
     if begun is not None:
@@ -160,13 +160,13 @@ async def _schedule_until_done(
                     spent=outcome.usage,
                     made_progress=spending.settled != before,
                     cap=spec.max_tokens,
-                    sharing=_sharing(run),
+                    sharing=run.sharing,
                 )
             case AnswersNeeded(delegations=(), approvals=()):
                 raise budget.NothingToGain("it was suspended, and asked nobody for anything")
             case AnswersNeeded() as needs:
                 given = await _answered(run, record, suspended, needs, slot)
-                request = budget.request_again(spent=outcome.usage, cap=spec.max_tokens, sharing=_sharing(run))
+                request = budget.request_again(spent=outcome.usage, cap=spec.max_tokens, sharing=run.sharing)
             case never:
                 assert_never(never)
         resume = Resume(transcript=outcome.transcript, usage=outcome.usage, answers=given)
@@ -196,7 +196,7 @@ def _standing(
 def _request_again(run: Run, spec: AgentStepSpec, begun: Begun) -> Request:
     """What a step asks for that another run could not pay for."""
     at_most = None if spec.max_tokens is None else spec.max_tokens - begun.resume.usage.total_tokens
-    return Request(_sharing(run), begun.at_least, at_most, begun.previous, begun.at_least_nanodollars)
+    return Request(run.sharing, begun.at_least, at_most, begun.previous, begun.at_least_nanodollars)
 
 
 async def _answered(
@@ -218,11 +218,6 @@ def _asked(needs: AnswersNeeded) -> str:
     specialists = [f"the specialist {call.specialist!r}" for call in needs.delegations]
     people = [f"a person's decision on the tool {call.tool!r}" for call in needs.approvals]
     return f"it waits for {' and '.join([*specialists, *people])}"
-
-
-def _sharing(run: Run) -> int:
-    """Steps that share what the budget has left."""
-    return run.announced + run.board.running
 
 
 async def _obtain(run: Run, record: StepRecord, request: Request) -> Grant | None:

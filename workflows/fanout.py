@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,14 +18,15 @@ from temporalio.exceptions import ApplicationError, CancelledError, ChildWorkflo
 from workflows import budget, calls, wire
 from workflows.budget import Bundle
 from workflows.deadline import all_ended, cancel_all
-from workflows.events import SliceDenied, SliceFinished, SliceStarted, SliceWaiting, StepWarning, UsageUnknown
+from workflows.errors import cut
+from workflows.events import Log, SliceDenied, SliceFinished, SliceStarted, SliceWaiting, StepWarning, UsageUnknown
 from workflows.execution import execute, explained
 from workflows.grants import GrantDenied
 from workflows.handover import SliceChunk, SliceInput, SlicePhase, SliceReport
 from workflows.progress import PhaseRecord, SliceRecord
 from workflows.run import Announced, Run, Slot, compensating, current_stage
-from workflows.steps import Grant, RunOptions, StepOutcome, StepStatus
-from workflows.supply import SLICE_BYTES, SLICE_STEPS, Piece, Supply
+from workflows.steps import Grant, RunOptions, StepStatus, Usage
+from workflows.supply import SLICE_BYTES, SLICE_STEPS, Ending, Piece, Supply
 from workflows.window import sliding_window
 
 MOST_AT_ONCE = 4
@@ -33,6 +34,8 @@ MOST_AT_ONCE = 4
 # empty: more children waste less, and cost more workflow tasks for the same steps.
 REFUSED_AT_ONCE = 5_000
 # Steps that end without waiting for anything, because nothing pays for them: about 0.1 s of a slow core.
+MAX_CRASH_LENGTH = 2_000
+# As the message of any log event.
 MOST_EVENTS = 40_000
 MOST_BYTES = 35_000_000
 # Of the run's own history. Temporal ends a run at 51,200 events or 50 MB; what is left is for slices in flight.
@@ -61,30 +64,28 @@ class _End:
 
 
 class FanOut:
-    """One call on its way through children."""
+    """One call on its way through children.
+
+    `place` begins the children's ids; `phase` shows the steps; `expect` is told of steps that were not known before.
+    """
 
     def __init__(
-        self,
-        run: Run,
-        supply: Supply,
-        prefix: str,
-        phase: PhaseRecord | None,
-        announced: Announced,
-        expect: Callable[[int], None],
+        self, run: Run, supply: Supply[Any], place: str, phase: PhaseRecord | None, expect: Callable[[int], None]
     ) -> None:
         self._run, self._supply = run, supply
-        self._prefix, self._phase = prefix, phase
-        self._announced, self._expect = announced, expect
-        self._expected = supply.known
+        self._place, self._phase = place, phase
+        self._announced, self._known = Announced(run, supply.known), supply.known
+        self._expect, self._expected = expect, supply.expected
         self._starting = asyncio.Lock()
         self._number = 0
         self._refused = 0
         self._widths = _shares(run.options.window)
 
-    async def outcomes(self) -> list[StepOutcome]:
-        """The outcome of each step, in their order."""
-        await sliding_window(self._widths, len(self._widths), self._lane)
-        return [outcome for outcome in self._supply.outcomes if outcome is not None]
+    async def endings(self) -> list[Ending]:
+        """How each piece ended, in their order."""
+        with self._announced:
+            await sliding_window(self._widths, len(self._widths), self._lane)
+        return [ending for ending in self._supply.endings if ending is not None]
 
     async def _lane(self, width: int) -> None:
         """Carry one slice after the other, with so many steps at once."""
@@ -103,27 +104,35 @@ class FanOut:
                     pieces = self._take()
                     if not pieces:
                         return False
-                    child = None if _is_too_large(pieces) else await self._begin(pieces, width)
+                    child = None if pieces[0].is_too_large else await self._begin(pieces, width)
                 if child is not None:
                     await self._see_through(child)
             slot.give_back()
-            if _is_too_large(pieces):
+            if pieces[0].is_too_large:
                 await self._carry_here(pieces[0])
         return True
 
     def _take(self) -> list[Piece]:
         pieces = self._supply.take(len(self._widths))
-        grown, self._expected = self._supply.known - self._expected, self._supply.known
-        self._announced.add(grown)
-        self._expect(grown)
+        self._announced.add(self._supply.known - self._known)
+        self._known = self._supply.known
+        self._expect_more()
         return pieces
+
+    def _expect_more(self) -> None:
+        self._expect(self._supply.expected - self._expected)
+        self._expected = self._supply.expected
 
     async def _carry_here(self, piece: Piece) -> None:
         """A step that fits into no child's argument; where it fits into no activity's either, its outcome says so."""
+        if piece.step is None:
+            size, limit = piece.size / 1e6, SLICE_BYTES / 1e6
+            told = f"an item of a pipeline takes {size:.1f} MB and the limit is {limit:.1f} MB"
+            self._refuse([piece], "failed", f"{told}. Shorten it, or pass a reference to it.")
+            return
         self._announced.begin()
-        self._supply.outcomes[piece.at] = await execute(
-            self._run, piece.spec, self._name(piece), self._phase, piece.begun
-        )
+        outcome = await execute(self._run, piece.step.spec, piece.name, self._phase, piece.begun)
+        self._supply.endings[piece.at] = Ending(outcome, piece.name)
 
     async def _begin(self, pieces: list[Piece], width: int) -> _Child | None:
         """Start a child with the pieces; None where they were refused, or put back."""
@@ -152,18 +161,16 @@ class FanOut:
             self._run.tell(SliceWaiting(step_count=len(pieces), reason=reason))
             self._run.refresh_details()
 
-        return await self._run.grants.obtain(self._bundle(pieces), waits)
-
-    def _bundle(self, pieces: Sequence[Piece]) -> Bundle:
-        sharing = self._run.announced + self._run.board.running
+        sharing = self._run.sharing
         if self._supply.more:  # at least as many as would keep all lanes busy
             sharing += SLICE_STEPS * len(self._widths)
-        return bundle(pieces, sharing)
+        return await self._run.grants.obtain(bundle(pieces, sharing), waits)
 
     async def _started(self, pieces: list[Piece], allotment: Grant | None, width: int) -> _Child:
         run = self._run
         await run.make_room(sum(piece.size for piece in pieces))
-        child_id = f"{workflow.info().workflow_id}/{self._prefix.split('.')[0]}.{self._number}-{_eight_digits()}"
+        # A fixed id would make a reset to before the child's start fail.
+        child_id = f"{workflow.info().workflow_id}/{self._place}.{self._number}-{workflow.uuid4().hex[:8]}"
         self._number += 1
         run.sent_ahead[child_id] = []
         # A task of its own: a start that is under way is not cancelled, for a child that was begun must be settled.
@@ -173,29 +180,30 @@ class FanOut:
                 self._given(pieces),
                 id=child_id,
                 memo={wire.OPTIONS_MEMO: _options(run.options, allotment, width)},
-                static_summary=f"{len(pieces)} steps, from {pieces[0].spec.task_id}"[: calls.SUMMARY_LENGTH],
+                static_summary=f"{len(pieces)} from {pieces[0].name}"[: calls.SUMMARY_LENGTH],
             )
         )
         is_interrupted = await all_ended([starting])
         handle = starting.result()
         self._announced.begin(len(pieces))
         record = run.board.open_slice(child_id, self._phase, len(pieces), workflow.now())
-        tokens = allotment.tokens if allotment else None
-        phase = self._phase.index if self._phase else None
         run.tell(
             SliceStarted(
-                workflow_id=child_id, phase=phase, first=self._name(pieces[0]), step_count=len(pieces), tokens=tokens
+                workflow_id=child_id,
+                phase=self._phase.index if self._phase else None,
+                first=pieces[0].name,
+                step_count=len(pieces),
+                tokens=allotment.tokens if allotment else None,
             )
         )
         run.refresh_details()
         return _Child(child_id, handle, pieces, allotment, record, is_interrupted)
 
     def _given(self, pieces: Sequence[Piece]) -> SliceInput:
-        phase, stage = self._phase, current_stage.get()
+        phase, is_stage = self._phase, current_stage.get() is self._phase
         return SliceInput(
-            prefix=self._prefix,
             work=self._supply.work(pieces),
-            phase=SlicePhase(name=phase.name, index=phase.index, is_stage=stage is phase) if phase else None,
+            phase=SlicePhase(name=phase.name, index=phase.index, is_stage=is_stage) if phase else None,
             is_compensating=compensating.get(),
         )
 
@@ -212,83 +220,114 @@ class FanOut:
     async def _see_through(self, child: _Child) -> None:
         """Wait for a child's end, whatever that is, and settle it."""
         end = await _end_of(child)
-        self._settle(child, end)
-        self._run.refresh_details()
-        if end.is_interrupted:
-            raise asyncio.CancelledError
-
-    def _settle(self, child: _Child, end: _End) -> None:
-        run, supply, report = self._run, self._supply, end.report
-        parts: list[SliceChunk | SliceReport] = [*run.sent_ahead.pop(child.id), report]
-        spent = report.spent if end.lost is None else budget.whole(child.allotment)
-        run.grants.settle(child.allotment, spent)
-        left = dict(enumerate(child.pieces))
-        outcomes = [(left.pop(at), told) for part in parts for at, told in part.ended]
-        told = [(piece, explained(run, supply.ended(piece, told))) for piece, told in outcomes]
-        for at, standing in (each for part in parts for each in part.returned):
-            left[at] = supply.resumed(left[at], standing)
-        succeeded = sum(outcome.success for _, outcome in told)
-        run.board.close_slice(child.record, "done" if end.lost is None else "lost", succeeded, len(told) - succeeded)
-        self._keep(told)
-        for unknown in report.usage_unknown:
-            run.tell(unknown)
-        if end.lost is not None:
-            run.tell(UsageUnknown(step=child.id, charged_tokens=spent.total_tokens if child.allotment else None))
-        run.tell(
-            SliceFinished(
-                workflow_id=child.id,
-                succeeded=succeeded,
-                failed=len(told) - succeeded + (len(left) if end.lost is not None else 0),
-                returned=0 if end.lost is not None else len(left),
-                total_tokens=spent.total_tokens,
-                error=end.lost,
-            )
-        )
-        self._dispose(list(left.values()), end)
-
-    def _dispose(self, left: Sequence[Piece], end: _End) -> None:
-        """What becomes of the steps that a child did not end."""
+        left = self._settle(child, end)
         self._announced.add(len(left))
         if end.lost is not None:
-            self._refuse(left, "failed", end.lost, told=False)
-        elif end.is_interrupted:  # those that have begun have ended; of the others nothing is told, as of any step
+            self._refuse(left, "failed", end.lost, is_told=True)
+        elif end.is_interrupted:  # of those that have not begun nothing is told, as of any step
             self._refuse([piece for piece in left if piece.begun], "cancelled", None)
         elif end.report.is_cancelled:  # the child alone was cancelled, by hand
             self._refuse(left, "cancelled", None)
         else:
-            self._supply.put_back([piece for piece in left if not self._is_denied(piece)])
+            self._put_back(left)
+        self._run.refresh_details()
+        if end.is_interrupted:
+            raise asyncio.CancelledError
 
-    def _is_denied(self, piece: Piece) -> bool:
-        """Whether a suspended step can never be paid for; then it is denied."""
-        if piece.begun is None or compensating.get():
-            return False
-        reason = self._run.grants.refusal(bundle([piece], sharing=1))
-        if reason is not None:
-            self._refuse([piece], "budget_exceeded", reason)
-        return reason is not None
+    def _settle(self, child: _Child, end: _End) -> list[Piece]:
+        """Charge a child, and keep what it brought; the pieces that it did not end."""
+        run, supply, report = self._run, self._supply, end.report
+        spent = report.spent if end.lost is None else budget.whole(child.allotment)
+        run.grants.settle(child.allotment, spent)
+        parts = [
+            *run.sent_ahead.pop(child.id),
+            SliceChunk(slice=child.id, ended=report.ended, returned=report.returned),
+        ]
+        left = dict(enumerate(child.pieces))
+        ended = [(left.pop(at), told) for part in parts for at, told in part.ended]
+        endings = [(piece, self._explained(supply.ended(piece, told))) for piece, told in ended]
+        for at, standing in (each for part in parts for each in part.returned):
+            left[at] = supply.resumed(left[at], standing)
+        if end.lost is not None:  # what it had sent ahead has ended all the same
+            report = _counted(endings)
+        supply.settled(report)
+        self._expect_more()
+        run.board.close_slice(child.record, "done" if end.lost is None else "lost", report.succeeded, report.failed)
+        self._keep(endings)
+        self._tell_end(child, end, report, spent, len(left))
+        return list(left.values())
 
-    def _refuse(self, pieces: Sequence[Piece], status: StepStatus, reason: str | None, *, told: bool = True) -> None:
+    def _tell_end(self, child: _Child, end: _End, report: SliceReport, spent: Usage, left: int) -> None:
+        run, is_lost = self._run, end.lost is not None
+        for unknown in report.usage_unknown:
+            run.tell(unknown)
+        if is_lost:
+            run.tell(UsageUnknown(step=child.id, charged_tokens=spent.total_tokens if child.allotment else None))
+        run.tell(
+            SliceFinished(
+                workflow_id=child.id,
+                succeeded=report.succeeded,
+                failed=report.failed + (left if is_lost else 0),
+                returned=0 if is_lost else left,
+                total_tokens=spent.total_tokens,
+                error=end.lost,
+            )
+        )
+
+    def _explained(self, ending: Ending) -> Ending:
+        """A child knows only its allotment; this run knows whether the budget is exhausted."""
+        if ending.outcome is None:
+            return ending
+        outcome = explained(self._run, ending.outcome)
+        return ending if outcome is ending.outcome else replace(ending, outcome=outcome)
+
+    def _put_back(self, pieces: Sequence[Piece]) -> None:
+        """Let a later child have them; a suspended step that can never be paid for is denied at once."""
+        kept: list[Piece] = []
+        denied: dict[str, list[Piece]] = {}
+        for piece in pieces:
+            reason = None if piece.begun is None else self._run.grants.refusal(bundle([piece], sharing=1))
+            if reason is None:
+                kept.append(piece)
+            else:
+                denied.setdefault(reason, []).append(piece)
+        self._supply.put_back(kept)
+        for reason, those in denied.items():
+            self._refuse(those, "budget_exceeded", reason)
+
+    def _refuse(
+        self, pieces: Sequence[Piece], status: StepStatus, reason: str | None, *, is_told: bool = False
+    ) -> None:
         """End steps that go no further."""
         if not pieces:
             return
         output = calls.CANCELLED_TEXT if reason is None else f"Task failed: {reason}"
+        stopped = [(piece, self._supply.stopped(piece, status, output)) for piece in pieces]
         self._announced.begin(len(pieces))
         self._refused += len(pieces)
-        self._run.board.count(self._phase, 0, len(pieces))
-        self._keep((piece, self._supply.unbegun(piece, status, output)) for piece in pieces)
-        if told:
+        self._expect_more()
+        self._run.board.count(self._phase, 0, sum(ending.outcome is not None for _, ending in stopped))
+        self._keep(stopped)
+        if not is_told:
             self._run.tell(SliceDenied(step_count=len(pieces), reason=reason or calls.CANCELLED_TEXT))
 
-    def _keep(self, ended: Iterable[tuple[Piece, StepOutcome]]) -> None:
+    def _keep(self, ended: Iterable[tuple[Piece, Ending]]) -> None:
         run, now = self._run, workflow.now()
-        for piece, outcome in ended:
-            self._supply.outcomes[piece.at] = outcome
-            run.board.keep(self._name(piece), outcome, self._phase, now)
-            for warning in outcome.warnings:
-                run.tell(StepWarning(step=self._name(piece), message=warning))
+        for piece, ending in ended:
+            self._supply.endings[piece.at] = ending
+            if ending.crash is not None:
+                run.tell(Log(level="error", message=cut(ending.crash, MAX_CRASH_LENGTH), fields={}))
+            if ending.outcome is None:
+                continue
+            run.board.keep(ending.name, ending.outcome, self._phase, now)
+            for warning in ending.outcome.warnings:
+                run.tell(StepWarning(step=ending.name, message=warning))
 
-    def _name(self, piece: Piece) -> str:
-        return f"{self._prefix}:{piece.spec.task_id}"
+
+def _counted(endings: Sequence[tuple[Piece, Ending]]) -> SliceReport:
+    outcomes = [ending.outcome for _, ending in endings if ending.outcome is not None]
+    succeeded = sum(outcome.success for outcome in outcomes)
+    return SliceReport(succeeded=succeeded, failed=len(outcomes) - succeeded)
 
 
 def _shares(window: int) -> list[int]:
@@ -299,15 +338,13 @@ def _shares(window: int) -> list[int]:
 
 def bundle(pieces: Sequence[Piece], sharing: int) -> Bundle:
     """What the pieces ask for together."""
-    fresh = [piece.spec for piece in pieces if piece.begun is None]
+    fresh = [piece.step.spec.max_tokens if piece.step else None for piece in pieces if piece.begun is None]
     begun = [piece.begun for piece in pieces if piece.begun is not None]
     previous = [(each, each.previous or Grant()) for each in begun]
     return Bundle(
         fresh=len(fresh),
         sharing=sharing,
-        first_tokens=sum(
-            min(spec.max_tokens or budget.FIRST_GRANT_TOKENS, budget.FIRST_GRANT_TOKENS) for spec in fresh
-        ),
+        first_tokens=sum(min(cap or budget.FIRST_GRANT_TOKENS, budget.FIRST_GRANT_TOKENS) for cap in fresh),
         resumed_tokens=sum(2 * max(each.at_least, held.tokens or 0) for each, held in previous),
         resumed_usd=sum(2 * max(each.at_least_nanodollars, budget.nano(held.usd) or 0) for each, held in previous),
         at_least=0 if fresh else min(each.at_least for each in begun),
@@ -372,18 +409,9 @@ def _history_is_full() -> str | None:
     )
 
 
-def _is_too_large(pieces: Sequence[Piece]) -> bool:
-    return len(pieces) == 1 and pieces[0].size > SLICE_BYTES
-
-
 def _is_storable(piece: Piece) -> bool:
     try:
         wire.encode(piece.item)
     except ValueError:
         return False
     return True
-
-
-def _eight_digits() -> str:
-    # Fixed ids would make a reset to before a child's start fail.
-    return workflow.uuid4().hex[:8]

@@ -50,6 +50,8 @@ class StepsWork(Stored):
     """A slice of a `parallel`, a `phase` or a round of a `loop`."""
 
     type: Literal["steps"] = "steps"
+    prefix: str
+    """What the identities of its steps begin with: `<phase index or c<call number>>.<round>`."""
     items: tuple[StepItem, ...]
 
 
@@ -62,11 +64,20 @@ class ChainItem(Stored):
     """The stage's step, where the stage was asked for it already."""
 
 
+class ChainStage(Stored):
+    """A stage of a pipeline."""
+
+    function: str
+    """`module:function`"""
+    prefix: str
+    """What the identities of its steps begin with."""
+
+
 class ChainsWork(Stored):
-    """A slice of a `pipeline`, whose stages are module-level functions, `module:function`."""
+    """A slice of a `pipeline`."""
 
     type: Literal["chains"] = "chains"
-    stages: tuple[str, ...]
+    stages: tuple[ChainStage, ...]
     items: tuple[ChainItem, ...]
 
 
@@ -84,8 +95,6 @@ class SlicePhase(Stored):
 class SliceInput(Stored):
     """The argument of `Slice`. Its share of the window and its allotment are the options of its run."""
 
-    prefix: str
-    """What the identities of its steps begin with: `<phase index>` or `c<call number>`, and for steps the round."""
     work: Work
     phase: SlicePhase | None = None
     is_compensating: bool = False
@@ -106,7 +115,7 @@ class ChainEnd(Stored):
     stage: NonNegativeInt = 0
     """The stage whose outcome it is."""
     crash: str | None = None
-    """What a stage raised."""
+    """That a stage raised, and what."""
 
 
 class SliceChunk(Stored):

@@ -163,9 +163,14 @@ class Board:
         self._in_slices = 0
 
     @property
+    def running_here(self) -> int:
+        """Steps in flight that no child carries."""
+        return len(self._open)
+
+    @property
     def running(self) -> int:
         """Steps that have begun and not ended; of a slice in flight, all."""
-        return len(self._open) + self._in_slices
+        return self.running_here + self._in_slices
 
     def open_phase(self, name: str, index: int, step_count: int) -> PhaseRecord:
         """A phase begins."""

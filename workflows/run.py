@@ -72,7 +72,8 @@ class Place:
     """Where the steps of one call are shown: by themselves, or under the stage of a graph that made the call."""
 
     def __init__(self, prefix: str, stage: PhaseRecord | None) -> None:
-        self._prefix = prefix
+        self.id = prefix
+        """Phase index, or call name."""
         self._rounds: dict[int, int] = {}
         self.stage = stage
 
@@ -85,7 +86,7 @@ class Place:
         if self.stage is not None and round_number not in self._rounds:
             self._rounds[round_number] = self.stage.rounds
             self.stage.rounds += 1
-        return f"{self._prefix}.{self._rounds.get(round_number, round_number)}"
+        return f"{self.id}.{self._rounds.get(round_number, round_number)}"
 
     def expect(self, count: int) -> None:
         """Tell the stage that so many more steps come."""
@@ -204,6 +205,11 @@ class Run:
         self._executing: dict[asyncio.Task[Any], None] = {}
         self._scheduled_in = -1
         self._scheduled_bytes = 0
+
+    @property
+    def sharing(self) -> int:
+        """Steps that share what the budget has left. Those in children have their share."""
+        return self.announced + self.board.running_here
 
     def tell(self, event: Any) -> None:
         """Append an event to the run's log."""

@@ -7,20 +7,36 @@ that it could not pay for; what it does not name was not begun. Cancelled, it st
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, assert_never
 
 from temporalio import workflow
 
 from workflows import wire
+from workflows.chains import PipelineStage, StageCrashed, found, staged
 from workflows.errors import InputRejected
 from workflows.events import UsageUnknown
 from workflows.execution import HandedBack, carry_out
-from workflows.handover import Ended, Returned, SliceChunk, SliceInput, SliceReport, StepItem, StepsWork, shortened
+from workflows.handover import (
+    Begun,
+    ChainEnd,
+    ChainItem,
+    ChainsWork,
+    Ended,
+    Returned,
+    SliceChunk,
+    SliceInput,
+    SliceReport,
+    StepItem,
+    StepsWork,
+    shortened,
+)
 from workflows.parsing import parse
 from workflows.progress import PhaseRecord
 from workflows.run import Announced, compensating, current_stage
-from workflows.steps import Usage
+from workflows.steps import StepOutcome, Usage
+from workflows.supply import SMALL_ITEM
 from workflows.verbs import AgentWorkflow
 from workflows.window import sliding_window
 
@@ -39,6 +55,8 @@ class Slice(AgentWorkflow):
         self._ended: list[tuple[int, Ended]] = []
         self._returned: list[tuple[int, Returned]] = []
         self._bytes = 0
+        self._announced = Announced(self._perdure, 0)
+        self._phase: PhaseRecord | None = None
 
     @workflow.run
     async def run(self, given: Any = None, *more: Any) -> SliceReport:
@@ -58,49 +76,100 @@ class Slice(AgentWorkflow):
 
     async def _carry(self, asked: SliceInput) -> None:
         run, phase, work = self.perdure, asked.phase, asked.work
-        assert isinstance(work, StepsWork)
-        record = None if phase is None else run.board.open_phase(phase.name, phase.index, len(work.items))
-        if phase is None or record is None:
-            await self._steps(asked.prefix, work.items, None)
-            return
-        if phase.is_stage:
-            current_stage.set(record)
-        with workflow.create_event_group(f"phase-{phase.index}", label=phase.name or None).scope():
-            await self._steps(asked.prefix, work.items, record)
+        match work:
+            case StepsWork():
+                carry = self._steps(work)
+            case ChainsWork():
+                carry = self._chains(work)
+            case never:
+                assert_never(never)
+        with ExitStack() as stack:
+            if phase is not None:
+                self._phase = run.board.open_phase(phase.name, phase.index, len(work.items))
+                group = workflow.create_event_group(f"phase-{phase.index}", label=phase.name or None)
+                stack.enter_context(group.scope())
+                if phase.is_stage:
+                    current_stage.set(self._phase)
+            self._announced.add(len(work.items))
+            await sliding_window(range(len(work.items)), run.options.window, carry)
 
-    async def _steps(self, prefix: str, items: Sequence[StepItem], phase: PhaseRecord | None) -> None:
-        run = self.perdure
-        with Announced(run, len(items)) as announced:
+    def _steps(self, work: StepsWork) -> Callable[[int], Awaitable[None]]:
+        async def step(at: int) -> None:
+            if not self._may_begin():
+                return
+            item = work.items[at]
+            try:
+                outcome, is_interrupted = await self._carried_out(item, f"{work.prefix}:{item.spec.task_id}")
+            except HandedBack as handed_back:
+                if handed_back.begun is not None:
+                    self._hand_back(at, handed_back.begun)
+                return
+            self._keep(at, shortened(outcome))
+            self._stop_if(is_interrupted)
 
-            async def branch(at: int) -> None:
-                if self._bytes >= ENOUGH_BYTES:
-                    return
-                announced.begin()
-                item = items[at]
+        return step
+
+    def _chains(self, work: ChainsWork) -> Callable[[int], Awaitable[None]]:
+        stages = found(stage.function for stage in work.stages)
+
+        async def chain(at: int) -> None:
+            if self._may_begin():
+                await self._chain(work, stages, at)
+
+        return chain
+
+    async def _chain(self, work: ChainsWork, stages: Sequence[PipelineStage[Any]], at: int) -> None:
+        """Send an item through the stages, from the one at which it stands."""
+        item, end, is_interrupted = work.items[at], ChainEnd(), False
+        step = item.step
+        for number in range(item.stage, len(stages)):
+            if step is None:
                 try:
-                    outcome, is_interrupted = await carry_out(
-                        run, item.spec, f"{prefix}:{item.spec.task_id}", phase, item.begun
-                    )
-                except HandedBack as handed_back:
-                    if handed_back.begun is not None:
-                        self._hand_back(at, handed_back.begun.model_dump(mode="json"))
-                    return
-                self._keep(at, shortened(outcome))
-                if is_interrupted:
-                    raise asyncio.CancelledError
-                run.raise_if_cancelled()
+                    spec = staged(stages[number], number, end.outcome, item.item)
+                except StageCrashed as crashed:
+                    end = ChainEnd(crash=str(crashed))
+                    break
+                if spec is None:
+                    break
+                step = StepItem(spec=spec)
+            try:
+                outcome, is_interrupted = await self._carried_out(
+                    step, f"{work.stages[number].prefix}:{step.spec.task_id}"
+                )
+            except HandedBack as handed_back:
+                standing = StepItem(spec=step.spec, begun=handed_back.begun)
+                self._hand_back(at, ChainItem(item=None, stage=number, step=standing))
+                return
+            end, step = ChainEnd(outcome=outcome, stage=number), None
+            if is_interrupted or not outcome.success or workflow.cancellation_reason() is not None:
+                break
+        self._keep(at, end.model_dump(mode="json"))
+        self._stop_if(is_interrupted)
 
-            await sliding_window(range(len(items)), run.options.window, branch)
+    def _may_begin(self) -> bool:
+        """Whether the result has room for what another step brings."""
+        if self._bytes >= ENOUGH_BYTES:
+            return False
+        self._announced.begin()
+        return True
+
+    async def _carried_out(self, item: StepItem, name: str) -> tuple[StepOutcome, bool]:
+        return await carry_out(self.perdure, item.spec, name, self._phase, item.begun)
+
+    def _stop_if(self, is_interrupted: bool) -> None:
+        if is_interrupted:
+            raise asyncio.CancelledError
+        self.perdure.raise_if_cancelled()
 
     def _keep(self, at: int, told: dict[str, Any]) -> None:
-        size = wire.measure(told)
+        size = wire.measure(told, SMALL_ITEM)
         self._bytes += size
         self._ended.append((size, (at, told)))
 
-    def _hand_back(self, at: int, standing: dict[str, Any]) -> None:
-        size = wire.measure(standing)
+    def _hand_back(self, at: int, standing: Begun | ChainItem) -> None:
+        size = wire.measure(standing, SMALL_ITEM)
         self._bytes += size
-        self._returned.append((size, (at, standing)))
+        self._returned.append((size, (at, standing.model_dump(mode="json"))))
 
     async def _report(self, is_cancelled: bool) -> SliceReport:
         """What this run has to say; what does not fit into its result is sent ahead."""

@@ -1,4 +1,4 @@
-"""The steps of one call, in their order, taken slice by slice.
+"""What one call has to do, in its order, taken slice by slice.
 
 Law: whatever was taken and came back is taken again, before anything new. A list is looked through for repeated ids
 before anything is scheduled; a generator as it goes.
@@ -6,16 +6,17 @@ before anything is scheduled; a generator as it goes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from workflows import wire
 from workflows.calls import failed
 from workflows.errors import DuplicateTaskIds
-from workflows.handover import Begun, StepItem, StepsWork, restored
+from workflows.handover import Begun, SliceReport, StepItem, StepsWork, Work, restored
 from workflows.steps import AgentStepSpec, StepOutcome, StepStatus
 
 INLINE_STEPS = 1_000
@@ -29,55 +30,80 @@ LEAST_SLICE = 100
 SLICE_BYTES = 1_000_000
 # Of one child's argument. With what its run starts beside it, it must stay below what one message takes.
 SMALL_ITEM = SLICE_BYTES // SLICE_STEPS
-# A step that takes less is not measured exactly: a slice of such steps is not too large, whatever they take.
+# What takes less is not measured exactly: a slice of such items is not too large, whatever they take.
+
+Source = TypeVar("Source")
 
 
-@dataclass(slots=True)
-class Piece:
-    """A step on its way, and its place in the call."""
+class Piece(ABC):
+    """A step or a chain on its way, and its place in the call."""
 
-    at: int
-    item: StepItem
-    size: int
+    __slots__ = ("at", "size")
+
+    def __init__(self, at: int, size: int) -> None:
+        self.at, self.size = at, size
 
     @property
-    def spec(self) -> AgentStepSpec:
-        """The step."""
-        return self.item.spec
+    def is_too_large(self) -> bool:
+        """Whether it fits into no child's argument, so that the run carries it itself."""
+        return self.size > SLICE_BYTES
+
+    @property
+    @abstractmethod
+    def item(self) -> wire.Stored:
+        """As a child is given it."""
+
+    @property
+    @abstractmethod
+    def step(self) -> StepItem | None:
+        """The step that comes next; None where a chain's stage was not asked yet."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Identity of that step, or what tells the piece from others."""
 
     @property
     def begun(self) -> Begun | None:
-        """Where it stands, if it began in an earlier child."""
-        return self.item.begun
+        """Where the step stands, if it began in an earlier child."""
+        return self.step.begun if self.step else None
 
 
-class Supply:
-    """The steps of one call. Up to `INLINE_STEPS` of them are all in `inline`; else they are taken in slices."""
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a piece ended."""
 
-    def __init__(self, verb: str, specs: Iterable[AgentStepSpec]) -> None:
-        self._verb = verb
-        is_counted = isinstance(specs, Sized)
-        source = iter(specs)
-        head = list(source if is_counted else islice(source, INLINE_STEPS + 1))
-        counted = Counter(spec.task_id for spec in head)
-        if len(counted) < len(head):
-            raise DuplicateTaskIds(verb, [task_id for task_id, count in counted.items() if count > 1])
-        self.inline: list[AgentStepSpec] | None = head if len(head) <= INLINE_STEPS else None
+    outcome: StepOutcome | None
+    name: str
+    """Identity of the step whose outcome it is."""
+    crash: str | None = None
+    """What a stage of a chain raised."""
+
+
+class Supply(ABC, Generic[Source]):
+    """What one call has to do: taken in slices, ended one by one."""
+
+    def __init__(self, source: Iterable[Source], most_inline: int, slice_length: int = SLICE_STEPS) -> None:
+        is_counted = isinstance(source, Sized)
+        rest = iter(source)
+        head = list(rest if is_counted else islice(rest, most_inline + 1))
+        self.inline: list[Source] | None = head if len(head) <= most_inline else None
+        """All of it, where it is not too much for the run itself."""
+        self.head: Sequence[Source] = head
+        """What is known from the beginning."""
         self.known = len(head)
-        """Steps that are known so far."""
+        """How many there are, as far as that is known."""
         self.more = not is_counted and self.inline is None
         """Whether others may follow."""
-        self.outcomes: list[StepOutcome | None] = []
-        self._source: Iterator[AgentStepSpec] = iter(head)
-        self._seen: set[str] | None = None
-        if self.more:
-            self._source, self._seen = chain(head, source), set()
+        self.endings: list[Ending | None] = []
+        self._slice_length = slice_length
+        self._source: Iterator[Source] = chain(head, rest) if self.more else iter(head)
         self._came_back: deque[Piece] = deque()
 
     def take(self, lanes: int) -> list[Piece]:
         """The next slice; empty when there is nothing more. A piece that fits into no slice comes alone.
 
-        Raises `DuplicateTaskIds`, and whatever a generator raises.
+        Raises whatever a generator raises, and what `_piece` raises.
         """
         taken: list[Piece] = []
         size, most = 0, self._most(lanes)
@@ -96,51 +122,140 @@ class Supply:
     def _most(self, lanes: int) -> int:
         """Towards the end less, so that no lane works long after the others."""
         if self.more:
-            return SLICE_STEPS
-        left = self.known - len(self.outcomes) + len(self._came_back)
-        return min(SLICE_STEPS, max(LEAST_SLICE, -(-left // (2 * lanes))))
+            return self._slice_length
+        left = self.known - len(self.endings) + len(self._came_back)
+        return min(self._slice_length, max(LEAST_SLICE, -(-left // (2 * lanes))))
 
     def _next(self) -> Piece | None:
         if self._came_back:
             return self._came_back.popleft()
-        spec = next(self._source, None)
-        if spec is None:
+        try:
+            thing = next(self._source)
+        except StopIteration:
             self.more = False
             return None
-        if self._seen is not None:
-            if spec.task_id in self._seen:
-                raise DuplicateTaskIds(self._verb, [spec.task_id])
-            self._seen.add(spec.task_id)
-        piece = Piece(len(self.outcomes), StepItem(spec=spec), _size(spec))
-        self.outcomes.append(None)
-        self.known = max(self.known, len(self.outcomes))
+        piece = self._piece(len(self.endings), thing)
+        self.endings.append(None)
+        self.known = max(self.known, len(self.endings))
         return piece
 
-    def work(self, pieces: Sequence[Piece]) -> StepsWork:
-        """What a child is given."""
-        return StepsWork(items=tuple(piece.item for piece in pieces))
+    @property
+    @abstractmethod
+    def expected(self) -> int:
+        """Steps of the call, as far as they are known."""
 
-    def ended(self, piece: Piece, told: dict[str, Any]) -> StepOutcome:
-        """The outcome that a child tells."""
-        return restored(piece.spec, told)
+    @abstractmethod
+    def _piece(self, at: int, thing: Source) -> Piece:
+        """What stands at a place of the call."""
+
+    @abstractmethod
+    def work(self, pieces: Sequence[Piece]) -> Work:
+        """What a child is given."""
+
+    @abstractmethod
+    def ended(self, piece: Piece, told: dict[str, Any]) -> Ending:
+        """How a piece ended, as a child tells it."""
+
+    @abstractmethod
+    def resumed(self, piece: Piece, told: dict[str, Any]) -> Piece:
+        """A piece that a child could not pay for, as it stands now."""
+
+    @abstractmethod
+    def stopped(self, piece: Piece, status: StepStatus, output: str) -> Ending:
+        """The end of a piece that goes no further."""
+
+    def settled(self, report: SliceReport) -> None:
+        """A child has ended."""
+
+
+class StepPiece(Piece):
+    """One step of a fan-out."""
+
+    __slots__ = ("_item", "_name")
+
+    def __init__(self, at: int, item: StepItem, name: str, size: int) -> None:
+        super().__init__(at, size)
+        self._item, self._name = item, name
+
+    @property
+    def item(self) -> StepItem:
+        """See base class."""
+        return self._item
+
+    @property
+    def step(self) -> StepItem:
+        """See base class."""
+        return self._item
+
+    @property
+    def name(self) -> str:
+        """See base class."""
+        return self._name
+
+
+class StepSupply(Supply[AgentStepSpec]):
+    """The steps of a `parallel`, a `phase`, or a round of a `loop`."""
+
+    def __init__(self, verb: str, specs: Iterable[AgentStepSpec]) -> None:
+        super().__init__(specs, INLINE_STEPS)
+        self.prefix = ""
+        """What the identities of the steps begin with; set before anything is taken."""
+        self._verb = verb
+        counted = Counter(spec.task_id for spec in self.head)
+        if len(counted) < len(self.head):
+            raise DuplicateTaskIds(verb, [task_id for task_id, count in counted.items() if count > 1])
+        self._seen: set[str] | None = set() if self.more else None
+
+    @property
+    def expected(self) -> int:
+        """See base class."""
+        return self.known
+
+    def _piece(self, at: int, thing: AgentStepSpec) -> Piece:
+        if self._seen is not None:
+            if thing.task_id in self._seen:
+                raise DuplicateTaskIds(self._verb, [thing.task_id])
+            self._seen.add(thing.task_id)
+        return StepPiece(at, StepItem(spec=thing), f"{self.prefix}:{thing.task_id}", size_of(thing))
+
+    def work(self, pieces: Sequence[Piece]) -> Work:
+        """See base class."""
+        return StepsWork(
+            prefix=self.prefix, items=tuple(piece.item for piece in pieces if isinstance(piece, StepPiece))
+        )
+
+    def ended(self, piece: Piece, told: dict[str, Any]) -> Ending:
+        """See base class."""
+        return Ending(restored(_spec(piece), told), piece.name)
 
     def resumed(self, piece: Piece, told: dict[str, Any]) -> Piece:
-        """A step that a child could not pay for."""
-        begun = Begun.model_validate(told)
-        size = _size(piece.spec) + wire.measure(begun, SMALL_ITEM)
-        return Piece(piece.at, StepItem(spec=piece.spec, begun=begun), size)
+        """See base class."""
+        item = StepItem(spec=_spec(piece), begun=Begun.model_validate(told))
+        return StepPiece(piece.at, item, piece.name, size_of(item))
 
-    def unbegun(self, piece: Piece, status: StepStatus, output: str) -> StepOutcome:
-        """The outcome of a step that goes no further."""
-        outcome = failed(piece.spec, status, output)
-        if piece.begun is None:
-            return outcome
-        spent = {"usage": piece.begun.resume.usage, "attempts": max(1, piece.begun.attempts)}
-        return outcome.model_copy(update=spent)
+    def stopped(self, piece: Piece, status: StepStatus, output: str) -> Ending:
+        """See base class."""
+        return Ending(unfinished(StepItem(spec=_spec(piece), begun=piece.begun), status, output), piece.name)
 
 
-def _size(spec: AgentStepSpec) -> int:
+def _spec(piece: Piece) -> AgentStepSpec:
+    if piece.step is None:
+        raise TypeError(f"the piece {piece.name!r} has no step")
+    return piece.step.spec
+
+
+def unfinished(step: StepItem, status: StepStatus, output: str) -> StepOutcome:
+    """The outcome of a step that goes no further: what it has spent so far is in it."""
+    outcome = failed(step.spec, status, output)
+    if step.begun is None:
+        return outcome
+    spent = {"usage": step.begun.resume.usage, "attempts": max(1, step.begun.attempts)}
+    return outcome.model_copy(update=spent)
+
+
+def size_of(item: wire.Stored) -> int:
+    """Bytes of a child's argument that an item takes at most; what no JSON can hold fits into none."""
     try:
-        return wire.measure(spec, SMALL_ITEM)
-    except ValueError:  # what no JSON can hold fails alone, in the run itself
+        return wire.measure(item, SMALL_ITEM)
+    except ValueError:
         return SLICE_BYTES + 1

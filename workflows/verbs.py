@@ -17,6 +17,7 @@ from temporalio import workflow
 from workflows import wire
 from workflows.approvals import ApprovalAnswer, ApprovalRequest
 from workflows.budget import BudgetSnapshot
+from workflows.chains import ChainSupply, PipelineStage, StageCrashed, staged
 from workflows.errors import InputRejected, NotInitialised, cut
 from workflows.events import EventPage, Log, PhaseEnd, PhaseStart
 from workflows.execution import execute
@@ -27,7 +28,7 @@ from workflows.graph.results import WorkflowResult
 from workflows.progress import PhaseRecord, Progress
 from workflows.run import Announced, Place, Run
 from workflows.steps import AgentStepSpec, StepOutcome
-from workflows.supply import Supply
+from workflows.supply import StepSupply
 from workflows.window import sliding_window
 
 Item = TypeVar("Item")
@@ -52,7 +53,6 @@ class Stop:
 
 
 Next = Callable[[list[StepOutcome]], Continue | Stop]
-PipelineStage = Callable[[StepOutcome | None, Item], AgentStepSpec | None]
 
 
 class AgentWorkflow:
@@ -89,12 +89,12 @@ class AgentWorkflow:
         children; specs may then come from a generator, which is asked for them slice by slice. Raises
         `DuplicateTaskIds`: for a list before anything is scheduled, for a generator after what was begun has ended.
         """
-        supply = Supply("parallel", specs)
+        supply = StepSupply("parallel", specs)
         return await self._fan_out(supply, self.perdure.place(), 0)
 
     async def phase(self, name: str, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
         """A named `parallel`: a barrier that the events, the progress and the Temporal UI show under its name."""
-        run, supply = self.perdure, Supply("phase", specs)
+        run, supply = self.perdure, StepSupply("phase", specs)
         run.raise_if_cancelled()
         index, run.phase_index = run.phase_index, run.phase_index + 1
         record = run.board.open_phase(name, index, supply.known)
@@ -105,7 +105,7 @@ class AgentWorkflow:
 
         try:
             with workflow.create_event_group(f"phase-{index}", label=name or None).scope():
-                outcomes = await self._branches(supply, f"{index}.0", record, expect)
+                outcomes = await self._branches(supply, str(index), f"{index}.0", record, expect)
         except (
             asyncio.CancelledError,
             Exception,
@@ -124,7 +124,11 @@ class AgentWorkflow:
         """
         run, place = self.perdure, self.perdure.place()
         run.raise_if_cancelled()
-        waiting = list(items)
+        supply = ChainSupply(items, stages)
+        if (waiting := supply.all_inline()) is None:
+            supply.prefixes = [place.round(number) for number in range(len(stages))]
+            endings = await FanOut(run, supply, place.id, place.stage, place.expect).endings()
+            return [ending.outcome for ending in endings]
         with Announced(run, len(waiting)) as announced:
 
             async def chain(item: Item) -> StepOutcome | None:
@@ -132,9 +136,9 @@ class AgentWorkflow:
                 outcome: StepOutcome | None = None
                 for number, stage in enumerate(stages):
                     try:
-                        spec = _staged(stage(outcome, item))
-                    except Exception as error:  # noqa: BLE001 - one chain's crash leaves the others alone
-                        self.log("error", f"pipeline stage {number} raised {type(error).__name__}: {error}", {})
+                        spec = staged(stage, number, outcome, item)
+                    except StageCrashed as crashed:  # one chain's crash leaves the others alone
+                        self.log("error", str(crashed), {})
                         return None
                     if spec is None:
                         break
@@ -155,7 +159,7 @@ class AgentWorkflow:
         place = self.perdure.place()
         outcomes: list[StepOutcome] = []
         for round_number in range(max(1, max_iterations)):
-            supply = Supply("loop", specs)
+            supply = StepSupply("loop", specs)
             if not supply.known:
                 break
             outcomes = await self._fan_out(supply, place, round_number)
@@ -254,33 +258,34 @@ class AgentWorkflow:
         run.tell_if_exhausted()
         run.refresh_details()
 
-    async def _fan_out(self, supply: Supply, place: Place, round_number: int) -> list[StepOutcome]:
+    async def _fan_out(self, supply: StepSupply, place: Place, round_number: int) -> list[StepOutcome]:
         self.perdure.raise_if_cancelled()
         if not supply.known:
             return []
         place.expect(supply.known)
-        return await self._branches(supply, place.round(round_number), place.stage, place.expect)
+        return await self._branches(supply, place.id, place.round(round_number), place.stage, place.expect)
 
     async def _branches(
-        self, supply: Supply, prefix: str, phase: PhaseRecord | None, expect: Callable[[int], None]
+        self,
+        supply: StepSupply,
+        place: str,
+        prefix: str,
+        phase: PhaseRecord | None,
+        expect: Callable[[int], None],
     ) -> list[StepOutcome]:
-        """The outcomes of a call whose steps' identities begin with `prefix`."""
+        """The outcomes of a call at a place, whose steps' identities begin with `prefix`."""
         run = self.perdure
+        if supply.inline is None:
+            supply.prefix = prefix
+            endings = await FanOut(run, supply, place, phase, expect).endings()
+            return [ending.outcome for ending in endings if ending.outcome is not None]
         with Announced(run, supply.known) as announced:
-            if supply.inline is None:
-                return await FanOut(run, supply, prefix, phase, announced, expect).outcomes()
 
             async def branch(spec: AgentStepSpec) -> StepOutcome:
                 announced.begin()
                 return await execute(run, spec, f"{prefix}:{spec.task_id}", phase)
 
             return await sliding_window(supply.inline, run.options.window, branch)
-
-
-def _staged(spec: object) -> AgentStepSpec | None:
-    if spec is None or isinstance(spec, AgentStepSpec):
-        return spec
-    raise TypeError(f"it returned a {type(spec).__name__}, and a stage returns an AgentStepSpec or None")
 
 
 def _readable(fields: Any) -> JsonValue:
