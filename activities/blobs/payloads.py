@@ -39,6 +39,8 @@ UNOWNED = "unowned"
 
 DRIVER_NAME = "perdure"
 """What a reference in a history calls the driver: changing it is a migration."""
+DRIVER_TYPE = "perdure.blobs."
+"""How its type begins, which workers tell the server."""
 KEY_CLAIM = "key"
 """The field of a reference that holds the key; stored in histories too."""
 
@@ -188,7 +190,7 @@ class NoStoreDriver(StorageDriver):
 
 def driver_type(place: str) -> str:
     """What the driver over a store is called among workers: the same for the same place, and tells nothing about it."""
-    return f"perdure.blobs.{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+    return f"{DRIVER_TYPE}{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
 def escaped(name: str) -> str:

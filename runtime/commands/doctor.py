@@ -14,17 +14,21 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
+from temporalio.api.enums.v1 import WorkerStatus
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest, ListWorkersRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from runtime.commands.options import COMPLETED, NOT_COMPLETED, Common, shared
 from runtime.commands.session import Session, execute, print_json
 from runtime.connect import is_local
+from runtime.listing import quoted
 from runtime.local import find_temporal
 from runtime.plugin import load_registry, load_workflows
 from runtime.settings import Settings
 from runtime.watching import has_worker, no_worker
 from workflows.errors import PerdureError
+from workflows.wire import MAX_STORED_BYTES
 
 OLDEST_PYTHON = (3, 11)
 
@@ -32,6 +36,9 @@ IMPORT_NAMES = ("workflows", "activities", "runtime", "worker", "starter")
 """perdure's top-level names, which a folder of the user's may shadow."""
 
 BINARY_LIMIT_SECONDS = 10
+
+NO_PIECE = "doctor"
+# No piece has this key; asking for it shows whether the store answers.
 
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 
@@ -174,7 +181,8 @@ async def _connected(client: Client, settings: Settings, address: str) -> list[F
     return [
         Finding("Temporal", "ok", found),
         await _worker(client, settings),
-        _store(settings, address),
+        await stored(settings, address),
+        *await same_store(client, settings),
     ]
 
 
@@ -185,12 +193,54 @@ async def _worker(client: Client, settings: Settings) -> Finding:
     return Finding("worker", "warn", no_worker(settings.task_queue), remedy)
 
 
-def _store(settings: Settings, address: str) -> Finding:
+async def stored(settings: Settings, address: str) -> Finding:
+    """Whether there is a blob store, and whether it answers."""
     if settings.blobs is not None:
-        return Finding("blob store", "ok", f"{settings.blobs!r}")
+        return await _reached(settings.blobs, settings.payload_threshold_bytes)
     if is_local(address):
-        return Finding("blob store", "ok", "none, and Temporal is on this machine")
+        return Finding("blob store", "ok", "none, and Temporal is on this machine: payloads may take 1.9 MB")
     remedy = (
-        "Set PERDURE_BLOBS to a folder that every worker reaches: without it long steps cannot go on after a crash."
+        "Set PERDURE_BLOBS to a folder or a bucket that every worker reaches: without it long steps cannot go on after "
+        "a crash, and payloads may take 1.9 MB."
     )
     return Finding("blob store", "warn", "none, and Temporal is a service", remedy)
+
+
+async def _reached(setting: str, threshold: int) -> Finding:
+    from activities.blobs import StoreUnavailable, folder_of, is_address, open_store
+
+    found = f"{setting!r} takes payloads from {threshold:,} bytes to {MAX_STORED_BYTES / 1e6:.0f} MB"
+    try:
+        if not is_address(setting) and not folder_of(setting).exists():
+            return Finding("blob store", "ok", f"{found}; the folder will be made")
+        store = open_store(setting)
+        if store is not None:
+            await store.holds(NO_PIECE)
+    except PerdureError as error:
+        return Finding("blob store", "fail", error.message, "Mend PERDURE_BLOBS; no worker starts with it.")
+    except StoreUnavailable as error:
+        return Finding("blob store", "fail", str(error), "Runs that need it wait until it answers.")
+    return Finding("blob store", "ok", found)
+
+
+async def same_store(client: Client, settings: Settings) -> list[Finding]:
+    """Whether the workers that have told the server of themselves have the store that is set here."""
+    from activities.blobs import place_of
+    from activities.blobs.payloads import DRIVER_TYPE, driver_type
+
+    query = f"TaskQueue = {quoted(settings.task_queue)}"
+    try:
+        answer = await client.workflow_service.list_workers(ListWorkersRequest(namespace=client.namespace, query=query))
+    except RPCError:
+        return []  # a server that does not keep what workers tell
+    told = [one.worker_heartbeat for one in answer.workers_info]
+    running = [one for one in told if one.status == WorkerStatus.WORKER_STATUS_RUNNING]
+    theirs = {next((d.type for d in one.drivers if d.type.startswith(DRIVER_TYPE)), None) for one in running}
+    ours = None if settings.blobs is None else driver_type(place_of(settings.blobs))
+    if not theirs - {ours}:
+        return []
+    remedy = "Set PERDURE_BLOBS to the same folder or bucket everywhere; a folder may also be mounted under two names."
+    if None in theirs:
+        return [Finding("workers' blob store", "fail", "a worker of this task queue has none", remedy)]
+    found = "a worker of this task queue has one" if ours is None else "a worker of this task queue has another one"
+    return [Finding("workers' blob store", "warn", found, remedy)]

@@ -13,8 +13,7 @@ from runtime.plugin import check_folders
 from runtime.pruning import Count, Pruned, prune
 
 DEFAULT_AGE = "7d"
-# Longer than most look back at a run that has ended; Temporal Cloud's own default retention is 30 days, and
-# the development server's one.
+# A week to show, record or reset a run that has ended.
 
 SHORTEST_AGE = timedelta(hours=1)
 # A piece is stored before the run that needs it exists, and clocks differ.
