@@ -88,6 +88,11 @@ def build_worker(
         "graceful_shutdown_timeout": timedelta(seconds=settings.drain_seconds),
         **({} if "tuner" in worker_options else slots(settings, is_fixed=bool(SLOT_NUMBERS & worker_options.keys()))),
         **pollers(settings),
+        **(
+            {"max_task_queue_activities_per_second": settings.max_steps_per_second}
+            if settings.max_steps_per_second
+            else {}
+        ),
         **_versioning(settings),
         **worker_options,  # type: ignore[typeddict-item]
     }

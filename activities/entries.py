@@ -167,6 +167,8 @@ class ModelAgent(Agent):
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     max_output_tokens: PositiveInt | None = None
     """Of one answer, reasoning included."""
+    requests_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Of all its steps on one worker together; `[rates]` limits a model, whichever agents ask it."""
     request_timeout_seconds: PositiveFloat = DEFAULT_REQUEST_SECONDS
     idle_timeout_seconds: PositiveFloat | None = None
     """Without a piece of an answer, or a tool's result; answers are streamed where it is set."""

@@ -42,7 +42,7 @@ __all__ = [
     "Registry",
 ]
 
-TOP_LEVEL_KEYS = ("agents", "default_model", "mcp", "policies", "tools")
+TOP_LEVEL_KEYS = ("agents", "default_model", "mcp", "policies", "rates", "tools")
 TOOLS_KEYS = ("functions",)
 POLICIES: dict[str, type[DenyTool | DenyToolParam]] = {"deny_tool": DenyTool, "deny_tool_param": DenyToolParam}
 
@@ -64,6 +64,7 @@ class Registry:
         tools: Toolbox | None = None,
         policies: Iterable[ToolPolicy] = (),
         sources: Mapping[str, ToolSource] | None = None,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         self._entries = {entry.name: entry for entry in entries}
         self.default_model = default_model
@@ -71,6 +72,8 @@ class Registry:
         self.policies = tuple(policies)
         self.sources = dict(sources or {})
         """Servers of tools for model agents, by name."""
+        self.rates = dict(rates or {})
+        """Requests a second that one worker sends to a model, by the model's name as agents write it."""
 
     @classmethod
     def empty(cls) -> Registry:
@@ -102,6 +105,7 @@ class Registry:
             tools=tools,
             policies=policies,
             sources=_sources(document.get("mcp", {}), tools, workspace, problems),
+            rates=_rates(document.get("rates", {}), problems),
         )
         known = tuple(agents) if isinstance(agents, dict) else ()
         for entry in entries:
@@ -139,6 +143,22 @@ def _not_toml(path: Path | str, error: str) -> str:
     if fault[2] is None:
         return f"{path}: this is not TOML: {fault[1]} at the end of the file."
     return f"{path}:{fault[2]}:{fault[3]}: this is not TOML: {fault[1]}."
+
+
+def _rates(table: Any, problems: list[str]) -> dict[str, float]:
+    """Requests a second by model; what is wrong is added to the problems."""
+    if not isinstance(table, dict):
+        problems.append("'rates' must be a table of requests a second by model, as [rates] \"openai:gpt-5-mini\" = 5.")
+        return {}
+    rates: dict[str, float] = {}
+    for model, rate in table.items():
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+            problems.append(
+                f"rates: {cut(model)!r} is {cut(repr(rate))}; a rate is a number above 0, requests a second."
+            )
+        else:
+            rates[model] = float(rate)
+    return rates
 
 
 def _top_level_problems(document: Mapping[str, Any]) -> Iterable[str]:

@@ -131,6 +131,12 @@ class Settings(BaseModel):
         ge=2,  # the SDK serves its sticky and its normal queue at once
         description="a whole number of at least 2",
     )
+    max_steps_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="a number above 0, for all workers of the task queue together",
+    )
     max_cpu: Share | None = Field(default=None, description="a share of the processors, above 0 and at most 1")
     max_memory: Share | None = Field(default=None, description="a share of the memory, above 0 and at most 1")
     max_pollers: int | None = Field(

@@ -64,3 +64,10 @@ def pollers(settings: Settings) -> WorkerConfig:
         minimum=1, maximum=settings.max_pollers, initial=min(FIRST_POLLERS, settings.max_pollers)
     )
     return {"workflow_task_poller_behavior": behavior, "activity_task_poller_behavior": behavior}
+
+
+def rate(settings: Settings) -> WorkerConfig:
+    """How many steps a second the task queue hands out; Temporal holds it for all its workers together."""
+    if settings.max_steps_per_second is None:
+        return {}
+    return {"max_task_queue_activities_per_second": settings.max_steps_per_second}

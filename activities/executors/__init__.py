@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 from activities.context import StepContext
 from activities.entries import AgentEntry, CommandAgent, EchoAgent, FunctionAgent, ModelAgent
 from activities.heartbeat import LoopWatch
+from activities.pacing import Paces
 from activities.registry import Registry
 from workflows.errors import RetryableStepError
 from workflows.steps import StepCall
@@ -49,6 +50,7 @@ class Resources:
     watch: LoopWatch = field(default_factory=LoopWatch)
     registry: Registry = field(default_factory=Registry.empty)
     """Whose tools, policies and default model the model agents use."""
+    paces: Paces = field(default_factory=Paces)
     models: dict[Any, Model] = field(default_factory=dict)
     """The models in use: their steps share connections."""
 

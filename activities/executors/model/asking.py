@@ -19,7 +19,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from activities.context import StepContext
 from activities.entries import ModelAgent
-from activities.executors import Resources
+from activities.executors import Resources, ServiceBusy
 from activities.executors.model import faults
 from activities.executors.model.estimate import answer_tokens, prompt_tokens
 from activities.executors.model.naming import ModelSource, is_own_model, model_of, sources_of
@@ -113,8 +113,11 @@ class Asking:
         for place in range(self._first, len(sources)):
             source = sources[place]
             try:
+                await self._turn(source)
                 response = await self._request(source, messages, tools, form, cap)
             except (StepFailed, RetryableStepError) as error:
+                if isinstance(error, ServiceBusy) and error.after is not None:
+                    self.resources.paces.hold(_service(source), error.after)
                 failures.append(error)
                 for following in sources[place + 1 : place + 2]:
                     self.context.warn(f"{cut(following.model)!r} was asked instead: {faults.said(error)}")
@@ -122,6 +125,13 @@ class Asking:
             self._first = place
             return source, response
         raise faults.of_all(self.entry.name, failures)
+
+    async def _turn(self, source: ModelSource) -> None:
+        """Wait until the rates of the agent and of the model let a request out."""
+        paces, touch = self.resources.paces, self.alive.touch
+        if self.entry.requests_per_second is not None:
+            await paces.turn(f"agent {self.entry.name}", self.entry.requests_per_second, touch)
+        await paces.turn(_service(source), self.resources.registry.rates.get(source.model), touch)
 
     async def _request(
         self, source: ModelSource, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cap: Cap
@@ -181,6 +191,10 @@ class Asking:
         if cap.tokens is not None and not cap.is_from_grant:
             raise StepFailed(f"{subject} was cut at {made:,} tokens by 'max_output_tokens'. Raise it, or ask for less")
         raise StepFailed(f"{subject} was cut at {made:,} tokens by its own limit. Ask it for less at once")
+
+
+def _service(source: ModelSource) -> str:
+    return f"{source.model} at {source.base_url}"
 
 
 def _settings(entry: ModelAgent, model: Model, cap: Cap) -> ModelSettings:
