@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from temporalio import workflow
 
 from workflows import AgentStepSpec, AgentWorkflow, StepOutcome
@@ -25,3 +27,22 @@ class Sequence(AgentWorkflow):
     async def run(self, specs: list[AgentStepSpec], window: int) -> list[StepOutcome]:
         """The outcomes, in the order of the specs."""
         return [await self.agent(spec) for spec in specs]
+
+
+def row_of_stages(count: int) -> dict[str, Any]:
+    """The same as a stage graph: a stage for each step."""
+    stages = [_stage(f"step-{number}", f"prompt {number}") for number in range(count)]
+    edges = [{"from": f"step-{number}", "to": f"step-{number + 1}"} for number in range(count - 1)]
+    return {
+        "id": "row",
+        "name": "Row",
+        "start": "step-0",
+        "stages": stages,
+        "edges": edges,
+        "max_iterations": count,
+    }
+
+
+def _stage(name: str, task: str) -> dict[str, Any]:
+    step = {"type": "pattern", "pattern": "pipeline", "task": task, "agents": [{"name": "echo"}]}
+    return {"id": name, "step": step}

@@ -11,18 +11,19 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
 from temporalio.worker import Replayer
 
 from benchmarks.by_hand import FanOutByHand, SequenceByHand
-from benchmarks.by_verbs import FanOut
+from benchmarks.by_verbs import FanOut, row_of_stages
 from benchmarks.by_verbs import Sequence as Row
 from benchmarks.stopwatch import ACTIVATIONS, Activation
 from runtime.plugin import PerdurePlugin
 from runtime.settings import Settings
-from workflows import AgentStepSpec, StepOutcome, wire
+from workflows import AgentStepSpec, StageGraph, wire
 
 TASK_QUEUE = "benchmark"
 WORKFLOWS: list[type] = [FanOut, Row, FanOutByHand, SequenceByHand]
@@ -65,6 +66,16 @@ class Case:
             AgentStepSpec(task_id=f"step-{number}", agent="echo", prompt=f"prompt {number}")
             for number in range(self.steps)
         ]
+
+    def arguments(self, side: type) -> list[Any]:
+        """What a workflow of this case is started with."""
+        return [row_of_stages(self.steps)] if side is StageGraph else [self.specs, self.window]
+
+    def succeeded(self, result: Any) -> int:
+        """How many steps of a run's result succeeded, as JSON."""
+        if isinstance(result, dict):
+            return sum(stage["status"] == "succeeded" for stage in result["stages"])
+        return sum(outcome["success"] for outcome in result)
 
 
 @dataclass(frozen=True)
@@ -132,16 +143,15 @@ async def run(client: Client, case: Case, side: type) -> Cost:
     begun, cpu_begun = time.perf_counter(), time.process_time()
     handle = await client.start_workflow(
         side.__name__,
-        args=[case.specs, case.window],
+        args=case.arguments(side),
         id=workflow_id,
         task_queue=TASK_QUEUE,
         memo={wire.OPTIONS_MEMO: {"max_concurrency": case.window}},
-        result_type=list[StepOutcome],
     )
-    outcomes = await handle.result()
+    result = await handle.result()
     wall_seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
-    if [outcome.success for outcome in outcomes] != [True] * case.steps:
-        raise AssertionError(f"{workflow_id}: {case.steps} steps should succeed, and the outcomes are {outcomes!r}")
+    if case.succeeded(result) != case.steps:
+        raise AssertionError(f"{workflow_id}: {case.steps} steps should succeed, and the result is {result!r}")
     history = await handle.fetch_history()
     types = Counter(event.event_type for event in history.events)
     execution = (await handle.describe()).raw_description.workflow_execution_info

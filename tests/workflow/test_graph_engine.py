@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.exceptions import CancelledError
 
@@ -584,6 +586,20 @@ async def test_stage_is_a_phase_of_progress(world: World) -> None:
         ("b", 0, 0),
     ]
     assert sorted((each["step"], each["phase"]) for each in progress["steps"]) == [("0.0:brief", 0), ("0.0:echo", 0)]
+
+
+async def test_row_of_stages_costs_what_its_steps_cost(world: World) -> None:
+    """Three events for the activity of each stage, and a marker for each hundred stages, where the run gives way."""
+    definition = row(*(stage(f"s{number}", asks("echo", "hello")) for number in range(120)), max_iterations=120)
+    handle = await world.start("StageGraph", definition)
+    assert (await handle.result())["status"] == "completed"
+    kinds = Counter(EventType.Name(event.event_type) for event in (await handle.fetch_history()).events)
+    assert {kind: count for kind, count in kinds.items() if "WORKFLOW_" not in kind} == {
+        "EVENT_TYPE_ACTIVITY_TASK_SCHEDULED": 120,
+        "EVENT_TYPE_ACTIVITY_TASK_STARTED": 120,
+        "EVENT_TYPE_ACTIVITY_TASK_COMPLETED": 120,
+        "EVENT_TYPE_MARKER_RECORDED": 1,
+    }
 
 
 async def test_graph_that_waits_for_nothing_gives_its_worker_back(world: World) -> None:

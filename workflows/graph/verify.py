@@ -6,7 +6,9 @@ Source: car-workflow's verify, with positions and doubts added. Pure, iterative,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import gc
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +30,9 @@ MOST_TOLD = 5
 
 SHOWN_OF_CYCLE = 6
 # Stages of a cycle in a message.
+
+LARGE_TEXT = 500_000
+# Characters. A run cannot bring much more, so this is for files, which the command reads.
 
 Source = str | Mapping[str, Any] | GraphDefinition
 """A graph as JSON or YAML text, as a plain value, or as a definition."""
@@ -83,6 +88,30 @@ def examine(
     graph: Source, *, file: str | None = None, given: Collection[str] = (), served: Served | None = None
 ) -> tuple[GraphDefinition | None, Verdict]:
     """The definition, if there is one, and the verdict on it, from one reading."""
+    if isinstance(graph, str) and len(graph) > LARGE_TEXT:
+        with _uncollected():
+            return _examined(graph, file, given, served)
+    return _examined(graph, file, given, served)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No collection of garbage meanwhile, unless another thread asks for it.
+
+    What is read from a large text is kept, and looking for garbage in it again and again takes as long as reading it.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _examined(
+    graph: Source, file: str | None, given: Collection[str], served: Served | None
+) -> tuple[GraphDefinition | None, Verdict]:
     document: Document | None = None
     value: Any = graph
     if isinstance(graph, str):

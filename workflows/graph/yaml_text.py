@@ -33,8 +33,10 @@ CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+NUMBER_BEGINS = frozenset("0123456789+-.")
 STRING_TAG = "tag:yaml.org,2002:str"
 
+ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 # Only its parser is used; libyaml's is about three times as fast.
 
@@ -119,45 +121,43 @@ def _place(mark: Any) -> Place:
 
 
 def _read(reader: _Reader, event: Any) -> None:
-    if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+    kind = type(event)
+    if kind in ENDS:
         done = reader.inside.pop()
         _finish(reader, done.value, done.weight, done.anchor)
-    elif isinstance(event, yaml.DocumentStartEvent):
+    elif kind is yaml.DocumentStartEvent:
         reader.documents += 1
         if reader.documents > 1:
             raise Unreadable("there is more than one document. Keep one in each file.", _place(event.start_mark))
-    elif isinstance(event, yaml.NodeEvent):
-        _read_node(reader, event, _place(event.start_mark))
+    elif issubclass(kind, yaml.NodeEvent):
+        _read_node(reader, event, kind)
 
 
-def _read_node(reader: _Reader, event: Any, place: Place) -> None:
-    if _expects_key(reader):
-        _read_key(reader, event, place)
-    elif isinstance(event, yaml.AliasEvent):
-        value, weight = _aliased(reader, str(event.anchor), place)
+def _read_node(reader: _Reader, event: Any, kind: type) -> None:
+    inside = reader.inside[-1] if reader.inside else None
+    if inside is not None and inside.key is None and type(inside.value) is dict:
+        _read_key(inside, event)
+    elif kind is yaml.ScalarEvent:
+        _finish(reader, _scalar(event), 1 + len(event.value), event.anchor)
+    elif kind is yaml.AliasEvent:
+        value, weight = _aliased(reader, str(event.anchor), event.start_mark)
         _finish(reader, value, weight, None)
-    elif isinstance(event, yaml.ScalarEvent):
-        _finish(reader, _scalar(event, place), 1 + len(event.value), event.anchor)
     else:
-        _refuse_tag(event, place)
+        _refuse_tag(event)
         if len(reader.inside) >= MAX_DEPTH:
-            raise nested_too_deep(place)
-        reader.inside.append(_Open({} if isinstance(event, yaml.MappingStartEvent) else [], event.anchor))
+            raise nested_too_deep(_place(event.start_mark))
+        reader.inside.append(_Open({} if kind is yaml.MappingStartEvent else [], event.anchor))
 
 
-def _expects_key(reader: _Reader) -> bool:
-    return bool(reader.inside) and isinstance(reader.inside[-1].value, dict) and reader.inside[-1].key is None
-
-
-def _read_key(reader: _Reader, event: Any, place: Place) -> None:
-    inside = reader.inside[-1]
+def _read_key(inside: _Open, event: Any) -> None:
     if not isinstance(event, yaml.ScalarEvent):
-        raise Unreadable("a key is a list, a map or an alias. Keys are texts.", place)
+        raise Unreadable("a key is a list, a map or an alias. Keys are texts.", _place(event.start_mark))
     key: str = event.value
     if key == "<<" and event.implicit[0]:
-        raise Unreadable("merge keys ('<<') are not supported. Write the fields out.", place)
+        told = "merge keys ('<<') are not supported. Write the fields out."
+        raise Unreadable(told, _place(event.start_mark))
     if key in inside.value:
-        raise repeated_key(key, place)
+        raise repeated_key(key, _place(event.start_mark))
     inside.key = key
     inside.weight += len(key)
 
@@ -178,44 +178,48 @@ def _finish(reader: _Reader, value: Any, weight: int, anchor: str | None) -> Non
         inside.key = None
 
 
-def _aliased(reader: _Reader, anchor: str, place: Place) -> tuple[Any, int]:
+def _aliased(reader: _Reader, anchor: str, mark: Any) -> tuple[Any, int]:
     if any(outer.anchor == anchor for outer in reader.inside):
-        raise Unreadable(f"the alias '*{anchor}' stands inside what it names.", place)
+        raise Unreadable(f"the alias '*{anchor}' stands inside what it names.", _place(mark))
     if anchor not in reader.anchors:
-        raise Unreadable(f"the alias '*{anchor}' names nothing. Its anchor '&{anchor}' has to come first.", place)
+        told = f"the alias '*{anchor}' names nothing. Its anchor '&{anchor}' has to come first."
+        raise Unreadable(told, _place(mark))
     value, weight = reader.anchors[anchor]
     reader.aliased += weight
     if reader.aliased > MAX_ALIASED:
-        raise Unreadable(f"aliases repeat more than {MAX_ALIASED:,} characters. Write less, or less often.", place)
+        told = f"aliases repeat more than {MAX_ALIASED:,} characters. Write less, or less often."
+        raise Unreadable(told, _place(mark))
     return value, weight
 
 
-def _refuse_tag(event: Any, place: Place) -> None:
+def _refuse_tag(event: Any) -> None:
     if event.tag is not None and event.tag != "!":
-        raise Unreadable(f"the tag {cut(event.tag)!r} is not supported. Tags have no meaning here; remove it.", place)
+        told = f"the tag {cut(event.tag)!r} is not supported. Tags have no meaning here; remove it."
+        raise Unreadable(told, _place(event.start_mark))
 
 
-def _scalar(event: Any, place: Place) -> Any:
+def _scalar(event: Any) -> Any:
     if event.tag in ("!", STRING_TAG):
         return event.value
-    _refuse_tag(event, place)
-    if not event.implicit[0]:
-        return event.value
-    return _resolved(event.value, place)
+    _refuse_tag(event)
+    return _resolved(event.value, event.start_mark) if event.implicit[0] else event.value
 
 
-def _resolved(text: str, place: Place) -> Any:
+def _resolved(text: str, mark: Any) -> Any:
     """A plain scalar by the core schema of YAML 1.2."""
     if text in CONSTANTS:
         return CONSTANTS[text]
+    if text[0] not in NUMBER_BEGINS:
+        return text
     if NO_NUMBER.fullmatch(text):
-        raise Unreadable(f"JSON has no {text}. Put it in quotes if it is a text.", place)
+        raise Unreadable(f"JSON has no {text}. Put it in quotes if it is a text.", _place(mark))
     if WHOLE.fullmatch(text) and len(text) <= MAX_DIGITS:
         return int(text)
     if BASED.fullmatch(text) and len(text) <= MAX_DIGITS:
         return int(text, 0)
     if DECIMAL.fullmatch(text):
         if WHOLE.fullmatch(text) or not math.isfinite(float(text)):
-            raise Unreadable(f"the number {cut(text)} is too large. Put it in quotes if it is a text.", place)
+            told = f"the number {cut(text)} is too large. Put it in quotes if it is a text."
+            raise Unreadable(told, _place(mark))
         return float(text)
     return text
