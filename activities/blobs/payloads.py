@@ -102,6 +102,9 @@ class PayloadDriver(StorageDriver):
 
     async def store(self, context: StorageDriverStoreContext, payloads: Sequence[Payload]) -> list[StorageDriverClaim]:
         """See base class. Raises `PayloadTooLarge` or `PayloadOutOfReach`."""
+        for payload in payloads:
+            if (size := payload.ByteSize()) > MAX_STORED_BYTES + FRAME_BYTES:
+                raise PayloadTooLarge(owner=_owner(context), field="a payload", size=size, limit=MAX_STORED_BYTES)
         folder = _folder(context)
         return list(await asyncio.gather(*(self._store(folder, payload) for payload in payloads)))
 
@@ -112,11 +115,8 @@ class PayloadDriver(StorageDriver):
         return list(await asyncio.gather(*(self._retrieve(claim.claim_data[KEY_CLAIM]) for claim in claims)))
 
     async def _store(self, folder: str, payload: Payload) -> StorageDriverClaim:
-        size = payload.ByteSize()
-        if size > MAX_STORED_BYTES + FRAME_BYTES:
-            raise PayloadTooLarge(owner=folder, field="a payload", size=size, limit=MAX_STORED_BYTES)
         data = payload.SerializeToString(deterministic=True)
-        digest = await _unheld(size, lambda: hashlib.sha256(data).hexdigest())
+        digest = await _unheld(len(data), lambda: hashlib.sha256(data).hexdigest())
         key = f"{folder}/{digest}"
         if not self._only_reads and key not in self._known:
             await self._tried("stored in", lambda: self._put(key, data))
@@ -217,6 +217,10 @@ def _folder(context: StorageDriverStoreContext) -> str:
     if not isinstance(target, StorageDriverWorkflowInfo) or not target.id:
         return f"{UNOWNED}/{today}"
     return f"{PAYLOADS}/{escaped(target.namespace)}/{escaped(target.id)}/{target.run_id or today}"
+
+
+def _owner(context: StorageDriverStoreContext) -> str:
+    return f"run {context.target.id!r}" if isinstance(context.target, StorageDriverWorkflowInfo) else "an activity"
 
 
 async def _unheld(size: int, work: Callable[[], T]) -> T:

@@ -175,8 +175,7 @@ async def test_driver_refuses_what_is_too_large_for_the_store(driver: PayloadDri
     with pytest.raises(PayloadTooLarge) as refused:
         await driver.store(OF_A_RUN, [Payload(data=bytes(21_000_000))])
     assert refused.value.message == (
-        "payloads/default/report_2F7/r-1: a payload is 21.0 MB and the limit is 20.0 MB. "
-        "Shorten it, or pass a reference to it."
+        "run 'report/7': a payload is 21.0 MB and the limit is 20.0 MB. Shorten it, or pass a reference to it."
     )
 
 
