@@ -179,6 +179,7 @@ def _from_error(error: Exception, attempt: Attempt) -> StepOutcome:
         return _out_of_budget(error, attempt)
     text = _told(error)
     if is_retryable(error) and _has_another(error, attempt):
+        attempt.waits += isinstance(error, ServiceBusy)
         after = error.after if isinstance(error, RetryableStepError) else None
         _raise_retryable(attempt, text, kind=type(error).__name__, next_retry_delay=after)
     if not isinstance(error, (PerdureError, RetryableStepError)):  # those say all there is to say
@@ -199,10 +200,7 @@ def _has_another(error: Exception, attempt: Attempt) -> bool:
     limit = attempt.call.spec.max_attempts or attempt.call.max_attempts
     if limit is not None:
         return attempt.number < limit
-    if isinstance(error, ServiceBusy):
-        attempt.waits += 1
-        return True
-    return attempt.number - attempt.waits < DEFAULT_ATTEMPTS
+    return isinstance(error, ServiceBusy) or attempt.number - attempt.waits < DEFAULT_ATTEMPTS
 
 
 def _out_of_budget(error: BudgetExceeded, attempt: Attempt) -> StepOutcome:

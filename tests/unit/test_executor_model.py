@@ -258,6 +258,7 @@ async def test_model_without_a_schema_mode_answers_by_a_tool(steps: ModelSteps) 
     outcome = await steps.run(spec={"output_schema": AnswerSchema})
     assert (outcome.structured, outcome.success) == ({"n": 2}, True)
     assert outcome.output == '{"n":2}'
+    assert GIVEN == ["{", {"n": "two"}, {"n": 2}]
 
 
 async def test_model_that_cannot_fit_the_form_is_demoted(steps: ModelSteps) -> None:
@@ -339,13 +340,18 @@ def test_model_libraries_load_where_a_model_runs() -> None:
     assert not {name.partition(".")[0] for name in done.stdout.split()} & {"pydantic_ai", "openai", "httpx2", "mcp"}
 
 
+GIVEN: list[Any] = []
+"""The final answers of the model without a schema mode."""
+
+
 def _plain() -> Any:
     from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
     from pydantic_ai.models.function import FunctionModel
 
     def answer(messages: list[Any], info: Any) -> ModelResponse:
         if info.output_tools:
-            return ModelResponse([ToolCallPart(info.output_tools[0].name, {"n": 2 if len(messages) > 1 else "two"})])
+            GIVEN.append(["{", {"n": "two"}, {"n": 2}][len(messages) // 2])
+            return ModelResponse([ToolCallPart(info.output_tools[0].name, GIVEN[-1])])
         return ModelResponse([TextPart("plain answer")])
 
     return FunctionModel(answer, profile={})

@@ -154,7 +154,6 @@ async def test_model_that_had_answered_is_not_asked_again(steps: ModelSteps) -> 
 async def test_model_that_is_cancelled_keeps_what_it_spent(steps: ModelSteps) -> None:
     """A cancel ends the request at once, and the outcome says what was spent."""
     steps.provider.script = by_turn(_pair("cellar"), Hang())
-    steps.environment.cancellation_details = None  # type: ignore[attr-defined]
     attempt = asyncio.create_task(steps.run())
 
     async def hangs() -> bool:
@@ -314,10 +313,6 @@ async def test_model_is_told_which_specialists_there_are(
     outcome = await steps.run(call_tool("delegate", 1, arguments), agent={"delegates": ("b",)})
     assert outcome.output == "done"
     assert told in steps.told()[-1][1]
-
-
-def _decisions(*answers: Any) -> dict[str, Any]:
-    return {"answers": answers}
 
 
 @pytest.mark.parametrize(

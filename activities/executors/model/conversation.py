@@ -167,14 +167,22 @@ class Conversation:
 
     async def _given(self, turn: Turn, given: ToolCallPart) -> Any:
         """The end by the tool that gives the final answer; other calls of the turn are not made."""
-        structured, text = given.args_as_dict(), turn.text
-        fault = await fault_in(self.form, structured, text)
+        structured, fault = await self._read(given)
         if fault is None or self._repairs() >= REPAIRS:
-            return self._outcome(text, plain_json(structured), structured)
+            written = str(given.args) if structured is None else plain_json(structured)
+            return self._outcome(turn.text, written, structured)
         for call in turn.pending:
             told = sent_back(fault) if call is given else f"Not called, for {OUTPUT_TOOL!r} was called too."
             await self._keep(turn, Result(call.tool_call_id, told, "retried"))
         return None
+
+    async def _read(self, given: ToolCallPart) -> tuple[dict[str, JsonValue] | None, str | None]:
+        """The object that a call gives, and why it does not do."""
+        try:
+            structured = given.args_as_dict(raise_if_invalid=True)
+        except (ValueError, AssertionError):
+            return None, "the arguments are not a JSON object"
+        return structured, await fault_in(self.form, structured, "")
 
     async def _make_calls(self, turn: Turn) -> list[Delegation | ToolRequest]:
         """Make the calls of a turn that can be made, all at once; what the others wait for."""
