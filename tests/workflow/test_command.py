@@ -239,8 +239,10 @@ def test_detached_run_is_steered(remote: Perdure, place: Place) -> None:
         f"Run 'later' is running already. Watch it with `perdure watch later --address {place.address}`, "
         "or give the new one another --id.\n",
     )
-    shown = remote("show", "later", "--json").value
-    assert (shown["status"], shown["notice"]) == ("running", None)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (shown := remote("show", "later", "--json").value)["notice"] is not None:  # it begins in a moment
+        assert time.monotonic() < deadline, shown
+    assert shown["status"] == "running"
     changed = remote("budget", "later", "--set", "5000", "--json").value
     assert (changed["limit_tokens"], changed["limit_usd"]) == (5000, None)
     assert remote("result", "later") == Ran(
