@@ -202,13 +202,15 @@ async def _is_scheduled(handle: WorkflowHandle[Any, Any]) -> bool:
     return bool((await handle.describe()).raw_description.pending_activities)
 
 
-async def test_storage_keeps_no_answers_to_queries(world: World, tmp_path: Path) -> None:
+async def test_storage_keeps_no_answers_to_queries(client: Client, tmp_path: Path) -> None:
     """What a run answers stays out of the store: no history would ever lead to it."""
-    handle = await world.start("FanOut", [step(f"{'a long name' * 20}-{number}", "x") for number in range(700)])
-    await handle.result()
-    before = kept(tmp_path)
-    progress = await handle.query(wire.PROGRESS_QUERY)
-    assert len(str(progress)) > settings_of(tmp_path).payload_threshold_bytes
+    low = settings_of(tmp_path, payload_threshold_bytes=8_192)
+    async with served(await storing(client, low), programs.FanOut) as world:
+        handle = await world.start("FanOut", [step(f"{'a long name' * 20}-{number}", "x") for number in range(40)])
+        await handle.result()
+        before = kept(tmp_path)
+        progress = await handle.query(wire.PROGRESS_QUERY)
+    assert len(str(progress)) > low.payload_threshold_bytes
     assert kept(tmp_path) == before
 
 

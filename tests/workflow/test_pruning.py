@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, Schedule, ScheduleActionStartWorkflow, ScheduleSpec, WorkflowHandle
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.worker import Worker
 
 import starter
@@ -24,6 +25,7 @@ from runtime.pruning import Count, Pruned, prune
 from runtime.settings import Settings
 from tests import programs
 from tests.support import World, served, wait_until
+from tests.workflow.pruning_samples import Child, Parent
 from worker import build_worker
 
 LARGE = "a long prompt " * 20_000
@@ -45,7 +47,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 async def world(client: Client, settings: Settings, tmp_path: Path) -> AsyncIterator[World]:
     storing = await connect(settings, address=client.service_client.config.target_host)
-    async with served(storing, programs.Sequence, agents=AGENTS, blobs=tmp_path / "blobs") as world:
+    async with served(storing, programs.Sequence, Parent, Child, agents=AGENTS, blobs=tmp_path / "blobs") as world:
         yield world
 
 
@@ -133,6 +135,19 @@ def _age(tmp_path: Path) -> None:
             os.utime(path, (time.time() - 86_400, time.time() - 86_400))
 
 
+async def test_prune_leaves_what_a_child_of_an_open_run_has(world: World, store: BlobStore) -> None:
+    """A child that has closed keeps its input while the run above it is open: who looks at that run can see it."""
+    handle = await world.start("Parent", LARGE)
+    of_children = f"ParentWorkflowId = '{handle.id}' AND CloseTime > 0"
+    await wait_until("the child has ended", lambda: _is_listed(world.client, of_children))
+    assert (await prune(world.client, store, NOW, dry_run=False)).payloads == Count()
+    assert len(await store.list("payloads")) == 2
+    await handle.signal("end")
+    assert await handle.result() == len(LARGE)
+    await wait_until("it is listed", lambda: _is_listed(world.client, f"WorkflowId = '{handle.id}' AND CloseTime > 0"))
+    assert (await prune(world.client, store, NOW, dry_run=False)).payloads.pieces == 2
+
+
 async def test_prune_leaves_what_a_schedule_starts_with(world: World, store: BlobStore) -> None:
     """A schedule keeps the input of the runs that it will start."""
     name = f"nightly-{world.task_queue}"
@@ -215,6 +230,29 @@ async def test_doctor_tells_of_the_store(settings: Settings, tmp_path: Path) -> 
     )
     verdicts = [(await stored(Settings(), address)).verdict for address in ("127.0.0.1:7233", "temporal.example:7233")]
     assert verdicts == ["ok", "warn"]
+
+
+async def test_doctor_compares_the_stores_of_workers(client: Client, settings: Settings, tmp_path: Path) -> None:
+    """Workers tell the server of their store: a different one is a doubt, and one without any is a fault."""
+    runtime = Runtime(telemetry=TelemetryConfig(), worker_heartbeat_interval=timedelta(seconds=1))
+    address = client.service_client.config.target_host
+    storing = await connect(settings, address=address, runtime=runtime)
+    async with served(storing, programs.Sequence) as world:
+        here = settings.model_copy(update={"task_queue": world.task_queue})
+        other = here.model_copy(update={"blobs": str(tmp_path / "other")})
+        await wait_until("the worker has told", lambda: same_store(client, other))
+        told = [await same_store(client, one) for one in (here, other, here.model_copy(update={"blobs": None}))]
+    assert [[(finding.verdict, finding.found) for finding in findings] for findings in told] == [
+        [],
+        [("warn", "a worker of this task queue has another one")],
+        [("warn", "a worker of this task queue has one")],
+    ]
+    without = await connect(Settings(), address=address, runtime=runtime)
+    async with served(without, programs.Sequence) as world:
+        here = settings.model_copy(update={"task_queue": world.task_queue})
+        await wait_until("the worker has told", lambda: same_store(client, here))
+        (finding,) = await same_store(client, here)
+    assert (finding.verdict, finding.found) == ("fail", "a worker of this task queue has none")
 
 
 async def test_doctor_says_nothing_where_workers_have_told_nothing(client: Client) -> None:
