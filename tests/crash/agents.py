@@ -18,6 +18,7 @@ from tests.crash.diary import Diary
 from workflows import AgentStepSpec, Usage
 
 GATES = "closed-gates.json"
+PACE = "pace"
 LOOK_SECONDS = 0.05
 # How often work that is held looks whether its gate has opened; dozens of steps look at once.
 
@@ -27,6 +28,7 @@ class Gates:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / GATES
+        self._pace = folder / PACE
 
     def close(self, names: Iterable[str]) -> None:
         """These gates are closed from now on, and no others."""
@@ -34,8 +36,14 @@ class Gates:
         written.write_text(json.dumps(sorted(names)))
         written.replace(self._file)  # whoever looks sees the old list or the new one
 
+    def slow(self, seconds: float) -> None:
+        """From now on passing takes so long, also where the gate is open: work takes its time."""
+        self._pace.write_text(str(seconds))
+
     async def passed(self, *names: str) -> None:
         """Return when the gates of all these names are open."""
+        if self._pace.exists():
+            await asyncio.sleep(float(self._pace.read_text()))
         while True:
             if self._closed().isdisjoint(names):
                 return
