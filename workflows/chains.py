@@ -18,7 +18,7 @@ from temporalio import workflow
 from workflows.errors import FanOutTooLarge, InputRejected, cut
 from workflows.handover import ChainEnd, ChainItem, ChainStage, ChainsWork, SliceReport, StepItem, Work
 from workflows.steps import AgentStepSpec, StepOutcome, StepStatus
-from workflows.supply import INLINE_STEPS, SLICE_STEPS, Ending, Piece, Supply, size_of, unfinished
+from workflows.supply import INLINE_STEPS, Ending, Piece, Supply, size_of, unfinished
 
 Item = TypeVar("Item")
 PipelineStage = Callable[[StepOutcome | None, Item], AgentStepSpec | None]
@@ -61,7 +61,7 @@ class ChainSupply(Supply[Any]):
 
     def __init__(self, items: Iterable[Any], stages: Sequence[PipelineStage[Any]]) -> None:
         self._steps = max(1, len(stages))
-        super().__init__(items, INLINE_STEPS // self._steps, max(1, SLICE_STEPS // self._steps))
+        super().__init__(items, self._steps)
         self.prefixes: Sequence[str] = ()
         """What the identities of each stage's steps begin with; set before anything is taken."""
         self._stages = stages

@@ -26,7 +26,7 @@ from workflows.handover import SliceChunk, SliceInput, SlicePhase, SliceReport
 from workflows.progress import PhaseRecord, SliceRecord
 from workflows.run import Announced, Run, Slot, compensating, current_stage
 from workflows.steps import Grant, RunOptions, StepStatus, Usage
-from workflows.supply import SLICE_BYTES, SLICE_STEPS, Ending, Piece, Supply
+from workflows.supply import SLICE_BYTES, Ending, Piece, Supply
 from workflows.window import sliding_window
 
 MOST_AT_ONCE = 4
@@ -66,11 +66,18 @@ class _End:
 class FanOut:
     """One call on its way through children.
 
-    `place` begins the children's ids; `phase` shows the steps; `expect` is told of steps that were not known before.
+    `place` begins the children's ids; `phase` shows the steps; `expect` is told of steps that were not known before;
+    `width` is how many steps may be in flight at once.
     """
 
     def __init__(
-        self, run: Run, supply: Supply[Any], place: str, phase: PhaseRecord | None, expect: Callable[[int], None]
+        self,
+        run: Run,
+        supply: Supply[Any],
+        place: str,
+        phase: PhaseRecord | None,
+        expect: Callable[[int], None],
+        width: int,
     ) -> None:
         self._run, self._supply = run, supply
         self._place, self._phase = place, phase
@@ -79,7 +86,7 @@ class FanOut:
         self._starting = asyncio.Lock()
         self._number = 0
         self._refused = 0
-        self._widths = _shares(run.options.window)
+        self._widths = _shares(width)
 
     async def endings(self) -> list[Ending]:
         """How each piece ended, in their order."""
@@ -163,7 +170,7 @@ class FanOut:
 
         sharing = self._run.sharing
         if self._supply.more:  # at least as many as would keep all lanes busy
-            sharing += SLICE_STEPS * len(self._widths)
+            sharing += self._supply.slice_length * len(self._widths)
         return await self._run.grants.obtain(bundle(pieces, sharing), waits)
 
     async def _started(self, pieces: list[Piece], allotment: Grant | None, width: int) -> _Child:

@@ -81,9 +81,10 @@ class Ending:
 
 
 class Supply(ABC, Generic[Source]):
-    """What one call has to do: taken in slices, ended one by one."""
+    """What one call has to do: taken in slices, ended one by one. Each of it takes at most `steps_each` steps."""
 
-    def __init__(self, source: Iterable[Source], most_inline: int, slice_length: int = SLICE_STEPS) -> None:
+    def __init__(self, source: Iterable[Source], steps_each: int = 1) -> None:
+        most_inline = INLINE_STEPS // steps_each
         is_counted = isinstance(source, Sized)
         rest = iter(source)
         head = list(rest if is_counted else islice(rest, most_inline + 1))
@@ -96,7 +97,8 @@ class Supply(ABC, Generic[Source]):
         self.more = not is_counted and self.inline is None
         """Whether others may follow."""
         self.endings: list[Ending | None] = []
-        self._slice_length = slice_length
+        self.slice_length = max(1, SLICE_STEPS // steps_each)
+        """Of one child, at most."""
         self._source: Iterator[Source] = chain(head, rest) if self.more else iter(head)
         self._came_back: deque[Piece] = deque()
 
@@ -122,9 +124,9 @@ class Supply(ABC, Generic[Source]):
     def _most(self, lanes: int) -> int:
         """Towards the end less, so that no lane works long after the others."""
         if self.more:
-            return self._slice_length
+            return self.slice_length
         left = self.known - len(self.endings) + len(self._came_back)
-        return min(self._slice_length, max(LEAST_SLICE, -(-left // (2 * lanes))))
+        return min(self.slice_length, max(LEAST_SLICE, -(-left // (2 * lanes))))
 
     def _next(self) -> Piece | None:
         if self._came_back:
@@ -197,7 +199,7 @@ class StepSupply(Supply[AgentStepSpec]):
     """The steps of a `parallel`, a `phase`, or a round of a `loop`."""
 
     def __init__(self, verb: str, specs: Iterable[AgentStepSpec]) -> None:
-        super().__init__(specs, INLINE_STEPS)
+        super().__init__(specs)
         self.prefix = ""
         """What the identities of the steps begin with; set before anything is taken."""
         self._verb = verb

@@ -82,15 +82,17 @@ class AgentWorkflow:
         place.expect(1)
         return await execute(self.perdure, spec, place.name(0, spec.task_id), place.stage)
 
-    async def parallel(self, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
+    async def parallel(self, specs: Iterable[AgentStepSpec], *, at_most: int | None = None) -> list[StepOutcome]:
         """Run steps side by side, as many at once as the run's `max_concurrency` (8), and wait for all of them.
+
+        `at_most` narrows the window for this call.
 
         Outcomes keep the order of the specs; failed steps are among them. More than 1,000 steps are carried by
         children; specs may then come from a generator, which is asked for them slice by slice. Raises
         `DuplicateTaskIds`: for a list before anything is scheduled, for a generator after what was begun has ended.
         """
         supply = StepSupply("parallel", specs)
-        return await self._fan_out(supply, self.perdure.place(), 0)
+        return await self._fan_out(supply, self.perdure.place(), 0, at_most)
 
     async def phase(self, name: str, specs: Iterable[AgentStepSpec]) -> list[StepOutcome]:
         """A named `parallel`: a barrier that the events, the progress and the Temporal UI show under its name."""
@@ -127,7 +129,7 @@ class AgentWorkflow:
         supply = ChainSupply(items, stages)
         if (waiting := supply.all_inline()) is None:
             supply.prefixes = [place.round(number) for number in range(len(stages))]
-            endings = await FanOut(run, supply, place.id, place.stage, place.expect).endings()
+            endings = await FanOut(run, supply, place.id, place.stage, place.expect, run.options.window).endings()
             return [ending.outcome for ending in endings]
         with Announced(run, len(waiting)) as announced:
 
@@ -258,12 +260,15 @@ class AgentWorkflow:
         run.tell_if_exhausted()
         run.refresh_details()
 
-    async def _fan_out(self, supply: StepSupply, place: Place, round_number: int) -> list[StepOutcome]:
+    async def _fan_out(
+        self, supply: StepSupply, place: Place, round_number: int, at_most: int | None = None
+    ) -> list[StepOutcome]:
         self.perdure.raise_if_cancelled()
         if not supply.known:
             return []
         place.expect(supply.known)
-        return await self._branches(supply, place.id, place.round(round_number), place.stage, place.expect)
+        prefix = place.round(round_number)
+        return await self._branches(supply, place.id, prefix, place.stage, place.expect, at_most)
 
     async def _branches(
         self,
@@ -272,12 +277,14 @@ class AgentWorkflow:
         prefix: str,
         phase: PhaseRecord | None,
         expect: Callable[[int], None],
+        at_most: int | None = None,
     ) -> list[StepOutcome]:
         """The outcomes of a call at a place, whose steps' identities begin with `prefix`."""
         run = self.perdure
+        width = run.options.window if at_most is None else max(1, min(at_most, run.options.window))
         if supply.inline is None:
             supply.prefix = prefix
-            endings = await FanOut(run, supply, place, phase, expect).endings()
+            endings = await FanOut(run, supply, place, phase, expect, width).endings()
             return [ending.outcome for ending in endings if ending.outcome is not None]
         with Announced(run, supply.known) as announced:
 
@@ -285,7 +292,7 @@ class AgentWorkflow:
                 announced.begin()
                 return await execute(run, spec, f"{prefix}:{spec.task_id}", phase)
 
-            return await sliding_window(supply.inline, run.options.window, branch)
+            return await sliding_window(supply.inline, width, branch)
 
 
 def _readable(fields: Any) -> JsonValue:

@@ -13,8 +13,9 @@ from pydantic import JsonValue
 
 from workflows.graph.results import AgentOutput, PatternOutput
 from workflows.patterns import prompts
-from workflows.patterns.asking import Agents, ask_one, members, require, require_any
+from workflows.patterns.asking import Agents, Question, agent_output, ask_one, members, require, require_any
 from workflows.patterns.configs import DEFAULT_MAP_CONCURRENCY, MapReduceConfig, checked
+from workflows.supply import INLINE_STEPS
 from workflows.window import sliding_window
 
 if TYPE_CHECKING:
@@ -38,12 +39,20 @@ async def map_reduce(
     config = checked(KIND, MapReduceConfig, {"items": _listed(items), "max_concurrent": max_concurrent})
     mapper, reducer, *_ = members(KIND, agents)
 
-    async def map_item(position: int) -> AgentOutput:
-        prompt = prompts.mapping(task, config.items[position])
-        return (await ask_one(workflow, mapper.question(prompt, name=f"{mapper.name}_{position}"))).output
+    def mapping(position: int) -> Question:
+        return mapper.question(prompts.mapping(task, config.items[position]), name=f"{mapper.name}_{position}")
 
+    async def map_item(position: int) -> AgentOutput:
+        return (await ask_one(workflow, mapping(position))).output
+
+    positions = range(len(config.items))
     width = min(config.max_concurrent, workflow.perdure.options.window)
-    outputs = await sliding_window(range(len(config.items)), width, map_item)
+    if len(positions) > INLINE_STEPS:  # more than one history should hold: children carry them
+        asked = (mapping(position).spec for position in positions)
+        outcomes = await workflow.parallel(asked, at_most=width)
+        outputs = [agent_output(f"{mapper.name}_{at}", outcome) for at, outcome in enumerate(outcomes)]
+    else:
+        outputs = await sliding_window(positions, width, map_item)
     require_any(outputs)
     reduced = (await ask_one(workflow, reducer.question(prompts.reduction(task, outputs)))).output
     outputs.append(reduced)
