@@ -29,9 +29,10 @@ from workflows.parsing import parse
 from workflows.verbs import AgentWorkflow
 from workflows.wire import Stored
 
-VERIFIED_HERE_BYTES = 45_000
-# Graphs that are judged in the workflow itself, those of a chain together: it takes 0.02 to 0.07 s, depending on what
-# they are made of, and judging more in one go would hold up its worker. More than 1,000 stages always take more bytes.
+VERIFIED_HERE = 1_000
+VERIFIED_HERE_BYTES = 100_000
+# Stages of a graph, and bytes of all graphs of a run, that are judged in the workflow itself: it takes 0.04 to 0.15 s,
+# depending on what they are made of, and judging more in one go would hold up its worker.
 
 
 class GraphWorkflow(AgentWorkflow):
@@ -47,7 +48,7 @@ class GraphWorkflow(AgentWorkflow):
         `given` are the state keys that a start, or earlier graphs of a chain, bring.
         """
         self._judged_here_bytes += wire.size(value)
-        if isinstance(value, dict) and self._judged_here_bytes > VERIFIED_HERE_BYTES:
+        if isinstance(value, dict) and (self._judged_here_bytes > VERIFIED_HERE_BYTES or _has_many_stages(value)):
             verdict = await self._judged_elsewhere(value, given)
             definition = await in_parts(read_in_pieces(value)) if verdict.valid else None
         else:
@@ -92,6 +93,11 @@ class GraphWorkflow(AgentWorkflow):
         kind, message = (wire.CANCELLED, "the run was cancelled") if is_cancelled else (result.status, _why(result))
         told, *earlier = await _fitting([result, *before])
         raise ApplicationError(message, told, *([earlier] if earlier else []), type=kind, non_retryable=True)
+
+
+def _has_many_stages(value: dict[str, Any]) -> bool:
+    stages = value.get("stages")
+    return isinstance(stages, list) and len(stages) > VERIFIED_HERE
 
 
 async def _fitting(results: Sequence[WorkflowResult], room_bytes: int | None = None) -> list[Any]:
