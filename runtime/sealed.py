@@ -7,9 +7,17 @@ from dataclasses import replace
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
-from temporalio.converter import ExternalStorage, PayloadCodec
+from temporalio.converter import (
+    ExternalStorage,
+    PayloadCodec,
+    StorageDriver,
+    StorageDriverClaim,
+    StorageDriverRetrieveContext,
+    StorageDriverStoreContext,
+)
 
 from workflows.errors import PayloadLocked
+from workflows.wire import PAYLOAD_DRIVER, PAYLOAD_KEY
 
 SEALED_ENCODING = b"binary/encrypted"
 """The `encoding` of a payload that `runtime.codec` sealed."""
@@ -40,10 +48,31 @@ class KeylessCodec(PayloadCodec):
         return list(payloads)
 
 
+class NoStoreDriver(StorageDriver):
+    """Stands where no blob store is set, and names the remedy where a payload is in one."""
+
+    def name(self) -> str:
+        """See base class."""
+        return PAYLOAD_DRIVER
+
+    async def store(self, context: StorageDriverStoreContext, payloads: Sequence[Payload]) -> list[StorageDriverClaim]:
+        """Never called: its selector leaves every payload where it is."""
+        raise NotImplementedError
+
+    async def retrieve(
+        self, context: StorageDriverRetrieveContext, claims: Sequence[StorageDriverClaim]
+    ) -> list[Payload]:
+        """See base class. Raises `PayloadOutOfReach`."""
+        from activities.blobs.payloads import PayloadOutOfReach  # loads what reading a run must not wait for
+
+        raise PayloadOutOfReach(
+            f"The payload {claims[0].claim_data[PAYLOAD_KEY]!r} is in a blob store, and there is none here. "
+            "Set PERDURE_BLOBS to the store of the run's workers."
+        )
+
+
 def no_storage() -> ExternalStorage:
     """Leaves every payload in the history, and names the remedy where one is in a blob store."""
-    from activities.blobs.payloads import NoStoreDriver
-
     return ExternalStorage(drivers=[NoStoreDriver()], driver_selector=lambda _context, _payload: None)
 
 

@@ -42,6 +42,11 @@ SLICE_OUTCOMES_SIGNAL = "slice_outcomes"
 OPTIONS_MEMO = "perdure_options"
 CARRIED_MEMO = "perdure_carried"
 
+PAYLOAD_DRIVER = "perdure"
+"""What a reference to a payload in the blob store calls the driver that fetches it."""
+PAYLOAD_KEY = "key"
+"""The field of such a reference that holds the key."""
+
 CANCELLED = "cancelled"
 """Failure type of a run that was cancelled and reports its result in the failure's details."""
 

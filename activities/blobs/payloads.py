@@ -30,19 +30,15 @@ from temporalio.converter import (
 
 from activities.blobs.store import BlobCorrupt, BlobNotFound, BlobStore, StoreUnavailable
 from workflows.errors import PayloadLocked, PayloadTooLarge, PerdureError, SettingsRejected
-from workflows.wire import MAX_STORED_BYTES
+from workflows.wire import MAX_STORED_BYTES, PAYLOAD_DRIVER, PAYLOAD_KEY
 
 PAYLOADS = "payloads"
 """What the keys of payloads begin with."""
 UNOWNED = "unowned"
 """What the keys of payloads begin with that belong to no workflow. perdure itself stores none."""
 
-DRIVER_NAME = "perdure"
-"""What a reference in a history calls the driver: changing it is a migration."""
 DRIVER_TYPE = "perdure.blobs."
 """How its type begins, which workers tell the server."""
-KEY_CLAIM = "key"
-"""The field of a reference that holds the key; stored in histories too."""
 
 PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 # Between attempts. With their sum of 3 s a hiccup of the store passes unseen, also a mount that shows a new file to
@@ -94,7 +90,7 @@ class PayloadDriver(StorageDriver):
 
     def name(self) -> str:
         """See base class."""
-        return DRIVER_NAME
+        return PAYLOAD_DRIVER
 
     def type(self) -> str:
         """See base class. Workers tell it to the server, so `perdure doctor` can compare two stores."""
@@ -112,7 +108,7 @@ class PayloadDriver(StorageDriver):
         self, context: StorageDriverRetrieveContext, claims: Sequence[StorageDriverClaim]
     ) -> list[Payload]:
         """See base class. Raises `PayloadMissing` or `PayloadOutOfReach`."""
-        return list(await asyncio.gather(*(self._retrieve(claim.claim_data[KEY_CLAIM]) for claim in claims)))
+        return list(await asyncio.gather(*(self._retrieve(claim.claim_data[PAYLOAD_KEY]) for claim in claims)))
 
     async def _store(self, folder: str, payload: Payload) -> StorageDriverClaim:
         data = payload.SerializeToString(deterministic=True)
@@ -121,7 +117,7 @@ class PayloadDriver(StorageDriver):
         if not self._only_reads and key not in self._known:
             await self._tried("stored in", lambda: self._put(key, data))
             self._remember(key)
-        return StorageDriverClaim({KEY_CLAIM: key})
+        return StorageDriverClaim({PAYLOAD_KEY: key})
 
     async def _put(self, key: str, data: bytes) -> None:
         store = self._store_itself()
@@ -165,27 +161,6 @@ class PayloadDriver(StorageDriver):
             raise PayloadOutOfReach(
                 f"A payload cannot be {doing} the blob store {self._place!r} of PERDURE_BLOBS. {error}"
             ) from None
-
-
-class NoStoreDriver(StorageDriver):
-    """Stands where no blob store is set, and names the remedy where a payload is in one."""
-
-    def name(self) -> str:
-        """See base class."""
-        return DRIVER_NAME
-
-    async def store(self, context: StorageDriverStoreContext, payloads: Sequence[Payload]) -> list[StorageDriverClaim]:
-        """Never called: its selector leaves every payload where it is."""
-        raise NotImplementedError
-
-    async def retrieve(
-        self, context: StorageDriverRetrieveContext, claims: Sequence[StorageDriverClaim]
-    ) -> list[Payload]:
-        """See base class. Raises `PayloadOutOfReach`."""
-        raise PayloadOutOfReach(
-            f"The payload {claims[0].claim_data[KEY_CLAIM]!r} is in a blob store, and there is none here. "
-            "Set PERDURE_BLOBS to the store of the run's workers."
-        )
 
 
 def driver_type(place: str) -> str:

@@ -45,9 +45,9 @@ class Age(click.ParamType[timedelta]):
 @click.option("--dry-run", is_flag=True, help="Remove nothing; say what would be removed.")
 @shared
 def command(common: Common, older_than: timedelta, dry_run: bool) -> int:
-    """Remove checkpoints and payloads from the blob store that no run needs any more.
+    """Remove from the blob store what no run needs any more.
 
-    Those of runs that closed before the given time, or that Temporal has forgotten. What an open run needs stays,
+    These are checkpoints and payloads of runs that closed before the given time, or that Temporal has forgotten. What an open run needs stays,
     however old; so does what belongs to another namespace. Safe beside live workers, and safe to repeat.
     A run whose payloads are gone can no longer be shown, recorded, replayed or reset.
     """

@@ -19,7 +19,6 @@ from temporalio.converter import (
 
 from activities.blobs import BlobCorrupt, Checkpoints, FolderStore, StoreUnavailable, payloads
 from activities.blobs.payloads import (
-    NoStoreDriver,
     PayloadDriver,
     PayloadMissing,
     PayloadOutOfReach,
@@ -28,6 +27,7 @@ from activities.blobs.payloads import (
     unescaped,
 )
 from runtime.codec import EncryptionCodec, SealedStore
+from runtime.sealed import NoStoreDriver
 from workflows.errors import PayloadLocked, PayloadTooLarge, SettingsRejected
 from workflows.steps import Usage
 
