@@ -47,9 +47,9 @@ class Age(click.ParamType[timedelta]):
 def command(common: Common, older_than: timedelta, dry_run: bool) -> int:
     """Remove from the blob store what no run needs any more.
 
-    These are checkpoints and payloads of runs that closed before the given time, or that Temporal has forgotten. What an
-    open run needs stays, however old; so does what belongs to another namespace. Safe beside live workers, and safe to
-    repeat. A run whose payloads are gone can no longer be shown, recorded, replayed or reset.
+    These are checkpoints and payloads of runs that closed before the given time, or that Temporal has forgotten. What
+    an open run needs stays, however old; so does what belongs to another namespace. Safe beside live workers, and safe
+    to repeat. A run whose payloads are gone can no longer be shown, recorded, replayed or reset.
     """
 
     async def body(session: Session) -> int:
