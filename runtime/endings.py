@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from runtime.report import FAILED_MARK
-from runtime.texts import counted, duration, one_line
-from runtime.watching import Ending, Json, RunInfo, full_stop, outcomes
+from runtime.standing import Ending, Json, RunInfo, outcomes
+from runtime.texts import counted, duration, full_stop, one_line
 from workflows.graph.outputs import answer_of
 from workflows.graph.results import StageResult, SubWorkflowOutput, WorkflowResult
 from workflows.wire import CHAIN_WORKFLOW, STAGE_GRAPH_WORKFLOW

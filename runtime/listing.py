@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from temporalio.client import Client
 
-from runtime.watching import RunInfo, run_info
+from runtime.standing import RunInfo, run_info
 
 STATUS_NAMES = {
     "running": "Running",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from runtime.standing import Json
 from runtime.texts import moment, one_line
-from runtime.watching import Json
 from workflows.approvals import ApprovalRequest
 from workflows.graph.conditions import as_text
 from workflows.graph.definition import ApprovalField

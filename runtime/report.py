@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from runtime.questions import waiting_lines
+from runtime.standing import Json, RunInfo
 from runtime.texts import clock, counted, dollars, duration, one_line
-from runtime.watching import Json, RunInfo
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -44,3 +44,8 @@ def moment(time: str) -> str:
 def counted(number: int, noun: str) -> str:
     """A number of things: `1 step`, `2 steps`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def full_stop(text: str) -> str:
+    """A text as a sentence that ends once."""
+    return text if text.endswith((".", "?", "!", "…")) else f"{text}."

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from runtime.watching import Json
+from runtime.standing import Json
 from workflows.graph.definition import GraphDefinition, StageRefCompensation
 from workflows.graph.results import EmptyOutput, StageResult, WorkflowResult
 from workflows.graph.walk import UNDOING, StageState, Walk

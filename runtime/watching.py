@@ -1,4 +1,4 @@
-"""What there is to know about a run: how it stands, what it answers, how it ended.
+"""What there is to know about a run: what it answers, and how it ends.
 
 An open run is asked through a live worker. A closed one is read by replaying its history here (`runtime.recall`), once
 for all questions; a worker, which would replay it for each, is asked where the code is not here. `NoAnswer` says why a
@@ -11,8 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,30 +20,20 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import (
     Client,
-    WorkflowExecution,
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowHistory,
     WorkflowQueryFailedError,
 )
-from temporalio.exceptions import ApplicationError, CancelledError, FailureError, TerminatedError, TimeoutError
 from temporalio.service import RPCError, RPCStatusCode
 
 from runtime.recall import Questions, RecallFailed, recall
 from runtime.sealed import reading
 from runtime.settings import Settings
+from runtime.standing import COMPLETED, Ending, Json, RunInfo, describe, failed_ending
 from runtime.stuck import why_stuck
-from workflows.wire import (
-    APPROVALS_QUERY,
-    BUDGET_QUERY,
-    CANCELLED,
-    CHAIN_WORKFLOW,
-    EVENTS_QUERY,
-    PROGRESS_QUERY,
-    STEPS_WORKFLOW,
-)
-
-Json = dict[str, Any]
+from runtime.texts import full_stop
+from workflows.wire import APPROVALS_QUERY, BUDGET_QUERY, EVENTS_QUERY, PROGRESS_QUERY
 
 ANSWER_TIMEOUT = timedelta(seconds=5)
 # A live worker answers in milliseconds; without one the server itself would wait 30 s.
@@ -62,16 +51,6 @@ UNDECODED_EVENTS = 5
 POLLER_FRESH = timedelta(seconds=70)
 # A poll is open for 60 s at most, and the server lists a poller for minutes after its process is gone.
 
-RUNNING = "running"
-COMPLETED = "completed"
-
-STATUS_WORDS = {"canceled": CANCELLED}
-# Temporal spells this one status with one l; perdure's own failure type has two.
-
-
-class RunNotFound(Exception):
-    """No run has this id."""
-
 
 class NoAnswer(Exception):
     """The run cannot be read now; the message says why and what helps."""
@@ -83,75 +62,6 @@ class NotReplayed(NoAnswer):
 
 class NotBegun(NoAnswer):
     """The run's own code has not begun, so there is nothing to read."""
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """How a run stands, as Temporal itself tells."""
-
-    id: str
-    run_id: str
-    type: str
-    status: str
-    task_queue: str
-    started: datetime
-    closed: datetime | None
-    events: int
-    """Length of its history."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the run has not ended."""
-        return self.closed is None
-
-    def to_json(self) -> Json:
-        """The run for programs."""
-        return {
-            "id": self.id,
-            "run_id": self.run_id,
-            "type": self.type,
-            "status": self.status,
-            "task_queue": self.task_queue,
-            "start_time": self.started.isoformat(),
-            "close_time": self.closed.isoformat() if self.closed else None,
-            "history_length": self.events,
-        }
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended. A run that was stopped may still have a result: what it did before."""
-
-    type: str
-    status: str
-    result: Any = None
-    failure_type: str | None = None
-    failure: str | None = None
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the run did what it was for: it completed and, for `Steps`, no step failed."""
-        if self.status != COMPLETED:
-            return False
-        return self.counts is None or self.counts[1] == 0
-
-    @property
-    def counts(self) -> tuple[int, int] | None:
-        """Steps that succeeded and failed, where the run was `Steps` and has a report."""
-        if self.type != STEPS_WORKFLOW or not isinstance(self.result, dict):
-            return None
-        return self.result["succeeded"], self.result["failed"]
-
-    def to_json(self) -> Json:
-        """The ending for programs."""
-        failure = None if self.failure is None else {"type": self.failure_type, "message": self.failure}
-        return {"status": self.status, "result": self.result, "failure": failure}
-
-
-def outcomes(report: Any) -> list[Json]:
-    """The step outcomes in the report of a `Steps` run; none in any other value."""
-    phases = report.get("phases") if isinstance(report, dict) else None
-    return [outcome for phase in phases or () for outcome in phase.get("outcomes", ())]
 
 
 class RunReader:
@@ -228,7 +138,7 @@ class RunReader:
         try:
             result = await self.handle.result()
         except WorkflowFailureError as error:
-            return _failed(self.info.type, error.cause)
+            return failed_ending(self.info.type, error.cause)
         return Ending(self.info.type, COMPLETED, result)
 
     async def _ask(self, query: str, *arguments: Any) -> Any:
@@ -347,72 +257,6 @@ class RunReader:
 
     def _cannot_go_on(self, failure: str) -> str:
         return full_stop(f"Run {self.info.id!r} cannot go on; its workflow code fails and is tried again: {failure}")
-
-
-async def describe(client: Client, workflow_id: str) -> RunInfo:
-    """How a run stands. Raises `RunNotFound`."""
-    try:
-        return run_info(await client.get_workflow_handle(workflow_id).describe())
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:
-            raise
-        address = client.service_client.config.target_host
-        raise RunNotFound(
-            f"Run {workflow_id!r} was not found in namespace {client.namespace!r} at {address}."
-        ) from error
-
-
-def run_info(description: WorkflowExecution) -> RunInfo:
-    """A run as a list or a description tells it."""
-    status = description.status.name.lower() if description.status else "unknown"
-    return RunInfo(
-        id=description.id,
-        run_id=description.run_id,
-        type=description.workflow_type,
-        status=STATUS_WORDS.get(status, status),
-        task_queue=description.task_queue,
-        started=description.start_time,
-        closed=description.close_time,
-        events=description.history_length,
-    )
-
-
-def _failed(workflow_type: str, cause: BaseException) -> Ending:
-    """An ending that is no completion. Failure details hold the report of a run that reports what it did."""
-    if isinstance(cause, ApplicationError):
-        status = CANCELLED if cause.type == CANCELLED else "failed"
-        return Ending(workflow_type, status, report_of(workflow_type, cause.details), cause.type, _told(cause))
-    if isinstance(cause, CancelledError):
-        return Ending(workflow_type, CANCELLED, None, None, _told(cause))
-    if isinstance(cause, TerminatedError):
-        return Ending(workflow_type, "terminated", None, None, _told(cause))
-    if isinstance(cause, TimeoutError):
-        return Ending(workflow_type, "timed_out", None, None, _told(cause))
-    return Ending(workflow_type, "failed", None, type(cause).__name__, _told(cause))
-
-
-def report_of(workflow_type: str, details: Sequence[Any]) -> Any:
-    """What a run reports that did not complete, in the shape that it has when it does: a chain tells every graph."""
-    report, *more = details or (None,)
-    if workflow_type != CHAIN_WORKFLOW or report is None:
-        return report
-    before = more[0] if more and isinstance(more[0], list) else []
-    return [*before, report]
-
-
-def _told(error: BaseException) -> str:
-    """A failure and its causes in one line, the outermost first."""
-    parts: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        parts.append(cause.message if isinstance(cause, FailureError) else str(cause))
-        cause = cause.__cause__
-    return ": ".join(part for part in dict.fromkeys(parts) if part)
-
-
-def full_stop(text: str) -> str:
-    """A text as a sentence that ends once."""
-    return text if text.endswith((".", "?", "!", "…")) else f"{text}."
 
 
 def no_worker(task_queue: str) -> str:

@@ -28,8 +28,9 @@ from runtime.commands.options import COMPLETED, Common, Fault, run_argument, sha
 from runtime.commands.session import Session, execute, faults, print_json, tell
 from runtime.listing import list_runs
 from runtime.questions import question_lines
+from runtime.standing import Json
 from runtime.texts import one_line
-from runtime.watching import Json, NoAnswer, NotBegun, RunReader, has_worker, no_worker
+from runtime.watching import NoAnswer, NotBegun, RunReader, has_worker, no_worker
 from workflows.approvals import ApprovalRequest
 from workflows.wire import RESOLVE_APPROVAL_UPDATE, SEEN_STORE_WORKFLOW
 

@@ -17,8 +17,9 @@ import click
 from runtime.commands.options import Fault
 from runtime.commands.session import tell
 from runtime.endings import GRAPH_WORKFLOWS, graph_results
+from runtime.standing import Json, RunInfo
 from runtime.walks import walks_of_events, walks_of_results
-from runtime.watching import Json, NotBegun, RunInfo, RunReader
+from runtime.watching import NotBegun, RunReader
 from workflows.errors import GraphRejected, InputRejected, cut
 from workflows.graph.definition import GraphDefinition
 from workflows.graph.pictures import dot, mermaid

@@ -19,7 +19,8 @@ from runtime.commands.session import Session, is_terminal, print_json, tell
 from runtime.endings import ending_lines
 from runtime.questions import question_lines
 from runtime.report import View, event_line, live_view
-from runtime.watching import Ending, Json, NoAnswer, NotBegun, RunReader
+from runtime.standing import Ending, Json
+from runtime.watching import NoAnswer, NotBegun, RunReader
 from workflows.approvals import ApprovalRequest
 
 PAUSE = timedelta(milliseconds=400)

@@ -21,7 +21,8 @@ from runtime.commands.session import Session, execute, interruption, print_json,
 from runtime.endings import GRAPH_WORKFLOWS, closing_line, ending_lines, graph_results
 from runtime.listing import STATUS_NAMES, list_runs
 from runtime.report import View, event_line, progress_lines, run_line
-from runtime.watching import Ending, NoAnswer, RunInfo, RunReader
+from runtime.standing import Ending, RunInfo
+from runtime.watching import NoAnswer, RunReader
 
 DEFAULT_LIMIT = 20
 # What fits a screen.

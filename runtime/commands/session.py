@@ -34,7 +34,8 @@ from runtime.local import LOCAL_FOLDER, local_server
 from runtime.plugin import check_folders, load_workflows
 from runtime.settings import Settings
 from runtime.signals import asked_to_leave
-from runtime.watching import NoAnswer, RunNotFound, RunReader
+from runtime.standing import RunNotFound
+from runtime.watching import NoAnswer, RunReader
 from workflows.errors import LocalServerFailed, PayloadLocked, PerdureError, ServerUnreachable
 
 LOCAL_DRAIN = timedelta(seconds=2)

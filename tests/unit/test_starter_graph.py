@@ -21,8 +21,8 @@ from runtime.commands.targets import Asked, Target, resolve
 from runtime.endings import ending_lines
 from runtime.questions import answer_command, told_fields, waiting_lines
 from runtime.report import View, live_view, progress_lines, run_line
+from runtime.standing import Ending, RunInfo, report_of
 from runtime.texts import moment
-from runtime.watching import Ending, RunInfo, report_of
 from workflows.approvals import ApprovalRequest
 from workflows.errors import InputRejected, PayloadTooLarge
 from workflows.graph.definition import ApprovalField

@@ -20,8 +20,8 @@ from runtime.report import (
     progress_lines,
     run_line,
 )
+from runtime.standing import Ending, RunInfo
 from runtime.texts import clock, duration
-from runtime.watching import Ending, RunInfo
 from workflows.events import WorkflowEvent
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
