@@ -21,7 +21,7 @@ from temporalio import activity
 from activities.blobs import BlobStore, Checkpoints, plain_json
 from activities.heartbeat import INLINE_BYTES, PROGRESS_CHARACTERS, Beat, Pulse
 from workflows.errors import BudgetExceeded, StepCancelled, cut
-from workflows.steps import Grant, StepCall, Usage
+from workflows.steps import Grant, StepCall, Usage, task_label
 
 INLINE = "inline:"
 # Start of a transcript reference that is the checkpoint itself, as JSON: without a store, a suspended step takes it
@@ -78,6 +78,7 @@ class Attempt:
         """What the next heartbeat says."""
         with self._changing:
             return Beat(
+                task=task_label(self.call.spec.task_id),
                 usage=self.usage,
                 waits=self.waits,
                 progress=self._progress,

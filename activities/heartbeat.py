@@ -30,7 +30,8 @@ FLUSH_SECONDS = 0.05
 DETAILS_BYTES = 4_096
 # Details live in the run's mutable state, 8 MB for all its activities together.
 INLINE_BYTES = 3_072
-# A checkpoint that travels in the details. The rest is for usage (300), a reference (200) and the progress text.
+# A checkpoint that travels in the details. The rest is for usage (250), the task id (250) and the progress text (500);
+# a reference (200) stands in its place.
 PROGRESS_CHARACTERS = 120
 # At most four bytes each.
 
@@ -44,19 +45,24 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("perdure.hear
 class Beat(Stored):
     """Details of a heartbeat."""
 
+    task: str = ""
+    """The step's task id, cut: a description of the run does not tell otherwise which step an activity is."""
+    progress: str | None = None
+    """What the agent says that it is doing."""
     usage: Usage = Usage()
     """Over all attempts of the step; always written, for the workflow settles a lost step by it."""
     waits: int = 0
     """How many attempts ended because a service asked to wait: they are no faults of the step."""
-    progress: str | None = None
     reference: str | None = None
     """The latest checkpoint in the blob store."""
     checkpoint: JsonValue = None
     """The latest checkpoint itself, where there is no store."""
 
     def details(self) -> dict[str, JsonValue]:
-        """What is sent: plain JSON, so that any data converter writes it."""
-        return {"usage": self.usage.model_dump(mode="json"), **self.model_dump(mode="json", exclude={"usage"})}
+        """What is sent: plain JSON, so that any data converter writes it. What people look for comes first."""
+        seen = self.model_dump(mode="json", include={"task", "progress"})
+        rest = self.model_dump(mode="json", exclude={"task", "progress", "usage"})
+        return {**seen, "usage": self.usage.model_dump(mode="json"), **rest}
 
 
 class Pulse:

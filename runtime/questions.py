@@ -18,7 +18,7 @@ SHOWN_QUESTIONS = 5
 def question_lines(run: str, asked: ApprovalRequest, place: str) -> list[str]:
     """A question in full: when it was asked, what it says, what it takes, and the command that answers it."""
     until = f", waits until {moment(asked.deadline)}" if asked.deadline else ""
-    head = f"{run}  {asked.id}  stage {asked.stage!r}, asked {moment(asked.asked)}{until}"
+    head = f"{run}  {asked.id}  {asker(asked.model_dump())}, asked {moment(asked.asked)}{until}"
     return [head, *(f"  {line}".rstrip() for line in asked.prompt.splitlines()), *answering_lines(run, asked, place)]
 
 
@@ -27,7 +27,7 @@ def waiting_lines(run: str, waiting: Sequence[Json], place: str) -> list[str]:
     lines = []
     for asked in map(ApprovalRequest.model_validate, waiting[:SHOWN_QUESTIONS]):
         until = f" until {moment(asked.deadline)}" if asked.deadline else ""
-        lines.append(f"… stage {asked.stage!r} waits for an answer{until}: {one_line(asked.prompt)}")
+        lines.append(f"… {asker(asked.model_dump())} waits for an answer{until}: {one_line(asked.prompt)}")
         lines += answering_lines(run, asked, place)
     more = len(waiting) - SHOWN_QUESTIONS
     if more > 0:
@@ -35,9 +35,21 @@ def waiting_lines(run: str, waiting: Sequence[Json], place: str) -> list[str]:
     return lines
 
 
+def asker(asked: Json) -> str:
+    """Who asks: a stage, or a step whose agent wants to call a tool; of a question or of the event that tells it."""
+    of_stage = f"stage {asked['stage']!r}"
+    if not asked.get("step"):
+        return of_stage
+    return f"step {asked['step']!r}" + (f" of {of_stage}" if asked["stage"] else "")
+
+
 def answering_lines(run: str, asked: ApprovalRequest, place: str) -> list[str]:
     """What a question takes, and the command that answers it."""
-    return [f"  {line}" for line in (*told_fields(asked), answer_command(run, asked.id, place))]
+    command = answer_command(run, asked.id, place)
+    if asked.step is None:
+        return [f"  {line}" for line in (*told_fields(asked), command)]
+    others = f"{command} --deny --message 'why not'"  # of a tool call most people say yes or no
+    return [f"  {line}" for line in (*told_fields(asked), f"{command} --field decision=approve", others)]
 
 
 def answer_command(run: str, approval: str, place: str) -> str:

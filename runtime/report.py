@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from runtime.questions import waiting_lines
+from runtime.pending import Pending, by_step
+from runtime.questions import asker, waiting_lines
 from runtime.standing import Json, RunInfo
 from runtime.texts import clock, counted, dollars, duration, one_line
 
@@ -47,6 +48,8 @@ class View:
     """What waits for a person's answer."""
     stages: dict[int, str] = field(default_factory=dict)
     """State of each stage of a graph, by its phase index."""
+    pending: list[Pending] = field(default_factory=list)
+    """What steps in flight tell by their heartbeats."""
     place: str = ""
     """The options that lead another command to the same Temporal."""
 
@@ -64,16 +67,37 @@ class View:
         return "waits for an answer" if state == "running" and is_asking else state
 
     def steps(self, now: datetime) -> list[Json]:
-        """The steps of the progress, those in flight with their duration until now.
+        """The steps of the progress, those in flight with their duration until now and what they tell.
 
         A run's own clock stands still between its workflow tasks, so it tells only when a step began.
         """
+        steps = (self.progress or {}).get("steps", ())
+        told = self._told()
         return [
-            {**step, "duration_ms": max(0, (now - datetime.fromisoformat(step["begun"])) / timedelta(milliseconds=1))}
+            {
+                **step,
+                "duration_ms": max(0, (now - datetime.fromisoformat(step["begun"])) / timedelta(milliseconds=1)),
+                "doing": doing(told[step["step"]], now) if step["step"] in told else "",
+            }
             if step["status"] in IN_FLIGHT
             else step
-            for step in (self.progress or {}).get("steps", ())
+            for step in steps
         ]
+
+    def progress_json(self) -> Json | None:
+        """The progress for programs: a step in flight has what it tells under `heartbeat`."""
+        if self.progress is None:
+            return None
+        told = self._told()
+        steps = [
+            {**step, "heartbeat": told[step["step"]].to_json()} if step["step"] in told else step
+            for step in self.progress["steps"]
+        ]
+        return {**self.progress, "steps": steps}
+
+    def _told(self) -> dict[str, Pending]:
+        steps = (self.progress or {}).get("steps", ())
+        return by_step((step for step in steps if step["status"] == "running"), self.pending)
 
 
 def budget_line(budget: Json) -> str:
@@ -123,10 +147,28 @@ def phase_line(phase: Json, stage_state: str | None = None) -> str:
 
 
 def step_line(step: Json) -> str:
-    """A step with its state, and its error where it failed."""
+    """A step with its state, and what it is doing or what it failed with."""
     mark = MARKS.get(step["status"], FAILED_MARK)
     text = f"{mark} {step['step']} ({step['agent']}) {step['status']}, {duration(step.get('duration_ms', 0))}"
-    return f"{text}: {one_line(step['error'])}" if step.get("error") else text
+    told = step.get("error") or step.get("doing")
+    return f"{text}: {one_line(told)}" if told else text
+
+
+def doing(pending: Pending, now: datetime) -> str:
+    """What a step in flight is doing: its own words, what it has spent, and which attempt it is at."""
+    parts = [pending.progress] if pending.progress else []
+    parts += [f"{pending.tokens:,} tokens"] if pending.tokens else []
+    if pending.next_attempt is not None:
+        left = max(0, (pending.next_attempt - now) / timedelta(milliseconds=1))
+        parts.append(f"tried again in {duration(left)}, after {pending.failure}")
+    elif pending.attempt > 1:
+        parts.append(f"attempt {pending.attempt}")
+    return ", ".join(parts)
+
+
+def pending_line(step: str, pending: Pending, now: datetime) -> str:
+    """What a step in flight is doing, as a line among those of events."""
+    return f"{clock(now.isoformat())}  {one_line(f'▶ step {step}: {doing(pending, now)}')}"
 
 
 def event_line(envelope: Json) -> str:
@@ -161,6 +203,21 @@ def _step_finished(event: Json) -> str:
     text = f"{'✓' if is_ok else FAILED_MARK} step {event['step']} {event['status']}, {duration(event['duration_ms'])}"
     text += f", {tokens:,} tokens" if tokens else ""
     text += f", {attempts} attempts" if attempts > 1 else ""
+    return f"{text}: {event['error']}" if event.get("error") else text
+
+
+def _slice_started(event: Json) -> str:
+    tokens = event.get("tokens")
+    allotted = "" if tokens is None else f" with {tokens:,} tokens"
+    return f"▶ {counted(event['step_count'], 'step')} from {event['first']} on go to {event['workflow_id']!r}{allotted}"
+
+
+def _slice_finished(event: Json) -> str:
+    mark = FAILED_MARK if event["failed"] or event.get("error") else "✓"
+    text = f"{mark} {event['workflow_id']!r} ended: {event['succeeded']:,} succeeded, {event['failed']:,} failed"
+    returned, tokens = event.get("returned", 0), event.get("total_tokens", 0)
+    text += f", {returned:,} came back" if returned else ""
+    text += f", {tokens:,} tokens" if tokens else ""
     return f"{text}: {event['error']}" if event.get("error") else text
 
 
@@ -222,12 +279,16 @@ EVENT_TEXTS: dict[str, Callable[[Json], str]] = {
     "step_waiting": lambda event: f"… step {event['step']} waits: {event['reason']}",
     "step_resumed": _step_resumed,
     "step_warning": lambda event: f"step {event['step']}: {event['message']}",
+    "slice_started": _slice_started,
+    "slice_finished": _slice_finished,
+    "slice_waiting": lambda event: f"… {counted(event['step_count'], 'step')} more wait: {event['reason']}",
+    "slice_denied": lambda event: f"{FAILED_MARK} {counted(event['step_count'], 'step')} not begun: {event['reason']}",
     "usage_unknown": _usage_unknown,
     "usage_recorded": lambda event: f"usage {event['id']!r} recorded: {event['usage'].get('total_tokens', 0):,} tokens",
     "signal_rejected": lambda event: f"signal {event['signal']!r} was not understood: {event['reason']}",
     "stage_started": lambda event: f"▶ stage {event['stage']!r} begins",
     "stage_finished": _stage_finished,
-    "approval_asked": lambda event: f"… approval {event['id']!r} of stage {event['stage']!r} waits: {event['prompt']}",
+    "approval_asked": lambda event: f"… approval {event['id']!r} of {asker(event)} waits: {event['prompt']}",
     "approval_resolved": _approval_resolved,
     "action_started": lambda event: f"▶ action {event['action']!r} calls {event['tool']!r}",
     "action_finished": _action_finished,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from temporalio.client import Client, WorkflowExecution
+from temporalio.client import Client, WorkflowExecution, WorkflowExecutionDescription
 from temporalio.exceptions import ApplicationError, CancelledError, FailureError, TerminatedError, TimeoutError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -94,10 +94,10 @@ def outcomes(report: Any) -> list[Json]:
     return [outcome for phase in phases or () for outcome in phase.get("outcomes", ())]
 
 
-async def describe(client: Client, workflow_id: str) -> RunInfo:
-    """How a run stands. Raises `RunNotFound`."""
+async def describe(client: Client, workflow_id: str) -> WorkflowExecutionDescription:
+    """All that Temporal tells of a run. Raises `RunNotFound`."""
     try:
-        return run_info(await client.get_workflow_handle(workflow_id).describe())
+        return await client.get_workflow_handle(workflow_id).describe()
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise

@@ -27,10 +27,11 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from runtime.pending import Pending, pending_steps
 from runtime.recall import Questions, RecallFailed, recall
 from runtime.sealed import reading
 from runtime.settings import Settings
-from runtime.standing import COMPLETED, Ending, Json, RunInfo, describe, failed_ending
+from runtime.standing import COMPLETED, Ending, Json, RunInfo, describe, failed_ending, run_info
 from runtime.stuck import why_stuck
 from runtime.texts import full_stop
 from workflows.wire import APPROVALS_QUERY, BUDGET_QUERY, EVENTS_QUERY, PROGRESS_QUERY
@@ -80,12 +81,18 @@ class RunReader:
     @classmethod
     async def open(cls, client: Client, workflow_id: str, settings: Settings, workflows: Sequence[type]) -> RunReader:
         """Find a run. Raises `RunNotFound`."""
-        return cls(client, await describe(client, workflow_id), settings, workflows)
+        return cls(client, run_info(await describe(client, workflow_id)), settings, workflows)
 
     async def refresh(self) -> RunInfo:
         """How the run stands now."""
-        self.info = await describe(self.client, self.info.id)
+        self.info = run_info(await describe(self.client, self.info.id))
         return self.info
+
+    async def pending(self) -> list[Pending]:
+        """What the steps in flight tell by their heartbeats; how the run stands is refreshed with it."""
+        description = await describe(self.client, self.info.id)
+        self.info = run_info(description)
+        return await pending_steps(self.client, description)
 
     async def budget(self) -> Json:
         """The `budget` query."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import timedelta
 from typing import Any
 
 from activities.context import StepContext
-from workflows import AgentStepSpec, StepOutcome, Usage
+from workflows import AgentStepSpec, RetryableStepError, StepOutcome, Usage
 from workflows.steps import AnswersNeeded, Delegation, TokensNeeded
 
 
@@ -43,6 +44,13 @@ async def insatiable(step: AgentStepSpec, context: StepContext) -> StepOutcome:
     return StepOutcome(
         task_id=step.task_id, agent=step.agent, output="", success=False, status="suspended", needs=TokensNeeded()
     )
+
+
+async def refused_once(step: AgentStepSpec, context: StepContext) -> str:
+    """Asks for a service that wants to be left alone for half a minute."""
+    if context.attempt == 1:
+        raise RetryableStepError("the service asks to wait", after=timedelta(seconds=30))
+    return "answered"
 
 
 async def asking(step: AgentStepSpec, context: StepContext) -> StepOutcome | str:

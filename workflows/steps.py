@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from workflows.errors import cut
 from workflows.wire import Stored
 
 DEFAULT_MAX_CONCURRENCY = 8
@@ -54,6 +55,9 @@ def _not_reserved(name: str) -> str:
 
 TaskQueueName = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_not_reserved)]
 # What the server takes; another name would keep a workflow task failing.
+
+LABEL_CHARACTERS = 40
+# Of a task id in heartbeat details, which hold 4 KB; with its length behind it, where it is cut.
 
 FAIRNESS_KEY_BYTES = 64
 # The server refuses a longer one, and with it the command that schedules a step.
@@ -291,3 +295,8 @@ class RunOptions(Stored):
     def window(self) -> int:
         """How many steps run at once."""
         return max(1, self.max_concurrency)
+
+
+def task_label(task_id: str) -> str:
+    """A task id as heartbeats name it, so that whoever reads them knows the step: printable, and cut."""
+    return cut("".join(letter if letter.isprintable() else " " for letter in task_id), LABEL_CHARACTERS)

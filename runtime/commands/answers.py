@@ -39,7 +39,7 @@ def given_answer(
     """The answer that the options make. On a terminal, what they leave out is asked for."""
     if response is not None:
         if fields or is_denied:
-            raise Fault("--response is the whole answer. Leave --field and --deny out, or --response.")
+            raise Fault("--response is the whole answer. Leave --field, --message and --deny out, or --response.")
         found: JsonValue = parse_json(response, "--response")
         return found
     if not asked.fields:

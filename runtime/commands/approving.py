@@ -128,6 +128,7 @@ async def _waiting(reader: RunReader) -> list[ApprovalRequest]:
 )
 @click.option("--response", metavar="JSON", help="The whole answer, instead of --field.")
 @click.option("--deny", is_flag=True, help="Say no, where one field or none decides.")
+@click.option("--message", metavar="TEXT", help="With a field 'message', what it says: --field message=TEXT.")
 @click.option("--by", metavar="NAME", help="Who answers. Default: your login name.")
 @workflows_option
 @shared
@@ -138,16 +139,26 @@ def approve(
     fields: tuple[str, ...],
     response: str | None,
     deny: bool,
+    message: str | None,
     by: str | None,
     workflows: tuple[str, ...],
 ) -> int:
     """Answer what a run waits for a person to decide. The first answer counts.
 
-    ID is an approval or its stage; it can be left out where one approval waits. On a terminal the fields are asked for
-    where none are given. An approval without fields is answered with {"approved": true}, or false with --deny.
+    ID is an approval, its stage or its step; it can be left out where one approval waits. On a terminal the fields
+    are asked for where none are given. An approval without fields is answered with {"approved": true}, or false with
+    --deny.
+
+    \b
+    An agent that asks to call a tool:
+      perdure approve RUN ID --field decision=approve
+      perdure approve RUN ID --field decision=edit --field 'arguments={"to": "bob"}'
+      perdure approve RUN ID --deny --message 'not on a Friday'
     """
     with faults():
         who = by or _login_name()
+    if message is not None:
+        fields = (*fields, f"message={message}")
 
     async def body(session: Session) -> int:
         reader = await session.reader(run)
@@ -177,10 +188,10 @@ def _login_name() -> str:
 
 
 async def _chosen(reader: RunReader, name: str | None) -> ApprovalRequest:
-    """The approval of an id or a stage; without a name the only one that waits."""
+    """The approval of an id, a stage or a step; without a name the only one that waits."""
     waiting = await _waiting(reader)
     fitting = [asked for asked in waiting if name in (None, asked.id)] or [
-        asked for asked in waiting if asked.stage == name
+        asked for asked in waiting if name in (asked.stage, asked.step)
     ]
     if len(fitting) == 1:
         return fitting[0]

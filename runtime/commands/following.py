@@ -6,6 +6,7 @@ Law: the run's own ending decides when the waiting is over; what cannot be read 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from temporalio.client import WorkflowQueryFailedError
 from runtime.commands.options import COMPLETED, INTERRUPTED, NOT_COMPLETED
 from runtime.commands.session import Session, is_terminal, print_json, tell
 from runtime.endings import ending_lines
+from runtime.pending import Pending, by_step
 from runtime.questions import question_lines
-from runtime.report import View, event_line, live_view
+from runtime.report import View, event_line, live_view, pending_line
 from runtime.standing import Ending, Json
 from runtime.watching import NoAnswer, NotBegun, RunReader
 from workflows.approvals import ApprovalRequest
@@ -31,8 +33,44 @@ LONGEST_SILENCE = timedelta(seconds=5)
 # A run that did not answer within the timeout is asked again soon: its worker may be back.
 REFRESH_PER_SECOND = 4
 
+TOLD_EVERY = timedelta(seconds=10)
+# Of one step: a log of a hundred of them stays readable, and a person sees that it goes on.
+
 APPROVAL_EVENTS = ("approval_asked", "approval_resolved", "stage_finished")
 # After these, something else may wait for a person.
+
+
+@dataclass
+class Murmur:
+    """Tells what the steps in flight are doing: of each when it has said something new, and now and then."""
+
+    tell: Callable[[str, Pending], None]
+    _running: dict[str, Json] = field(default_factory=dict)
+    """The steps in flight, as events tell of them."""
+    _told: dict[str, tuple[float, Pending]] = field(default_factory=dict)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no step is in flight."""
+        return not self._running
+
+    def note(self, envelope: Json) -> None:
+        """Take in the next event."""
+        event = envelope["event"]
+        if event["type"] == "step_started":
+            self._running[event["step"]] = {"step": event["step"], "begun": envelope["time"]}
+        elif event["type"] == "step_finished":
+            self._running.pop(event["step"], None)
+            self._told.pop(event["step"], None)
+
+    def hear(self, pending: list[Pending]) -> None:
+        """Tell what is new."""
+        now = time.monotonic()
+        for step, said in by_step(self._running.values(), pending).items():
+            told_at, before = self._told.get(step, (float("-inf"), None))
+            if said != before and now - told_at >= TOLD_EVERY.total_seconds():
+                self._told[step] = (now, said)
+                self.tell(step, said)
 
 
 @dataclass
@@ -47,6 +85,8 @@ class Follower:
     """Kept up to date where there is one."""
     on_waiting: Callable[[list[Json]], None] | None = None
     """Hears what waits for a person's answer, whenever that may have changed."""
+    murmur: Murmur | None = None
+    """Hears what the steps in flight are doing."""
     needs_events: bool = True
     """Without it a run that cannot tell events is waited for all the same, and nothing is said of it."""
     _has_asked: bool = False
@@ -109,6 +149,8 @@ class Follower:
         self.after = page["last_offset"]
         for envelope in page["events"]:
             self.on_event(envelope)
+            if self.murmur is not None:
+                self.murmur.note(envelope)
             self._has_asked |= envelope["event"]["type"] in APPROVAL_EVENTS
         if self._has_asked and self.on_waiting is not None:
             self.on_waiting(await self.reader.approvals() if self.reader.info.is_open else [])
@@ -116,6 +158,15 @@ class Follower:
         if self.view is not None:
             self.view.progress = await self.reader.progress()
             self.view.budget = await self.reader.budget()
+        await self._hear()
+
+    async def _hear(self) -> None:
+        """What the steps in flight are doing."""
+        if self.view is not None:
+            is_busy = self.reader.info.is_open and bool(self.view.progress and self.view.progress["running"])
+            self.view.pending = await self.reader.pending() if is_busy else []
+        elif self.murmur is not None and self.reader.info.is_open and not self.murmur.is_idle:
+            self.murmur.hear(await self.reader.pending())
 
     def _notice(self, text: str | None) -> None:
         if self.view is not None:
@@ -129,10 +180,12 @@ async def follow(session: Session, reader: RunReader, interrupted: asyncio.Event
     """Show a run until it ends. `is_lined`: with --json, print one JSON line for each event instead of nothing."""
     telling = _telling(reader.info.id, session.common.place)
     if session.common.is_json:
-        show = print_json if is_lined else _nothing
-        return await Follower(reader, show, on_waiting=telling, needs_events=is_lined).follow(interrupted)
+        show, murmur = (print_json, Murmur(_pending_json)) if is_lined else (_nothing, None)
+        silent = Follower(reader, show, on_waiting=telling, murmur=murmur, needs_events=is_lined)
+        return await silent.follow(interrupted)
     if not is_terminal():
-        lines = Follower(reader, lambda envelope: click.echo(event_line(envelope)), on_waiting=telling)
+        murmur = Murmur(lambda step, said: click.echo(pending_line(step, said, datetime.now(UTC))))
+        lines = Follower(reader, lambda envelope: click.echo(event_line(envelope)), on_waiting=telling, murmur=murmur)
         return await lines.follow(interrupted)
     view = View(reader.info, place=session.common.place)
 
@@ -145,6 +198,10 @@ async def follow(session: Session, reader: RunReader, interrupted: asyncio.Event
 
 def _nothing(_envelope: Json) -> None:
     """Events are read for what waits for a person, and not shown."""
+
+
+def _pending_json(step: str, said: Pending) -> None:
+    print_json({"time": datetime.now(UTC).isoformat(), "step": step, "heartbeat": said.to_json()})
 
 
 def _telling(run: str, place: str) -> Callable[[list[Json]], None]:

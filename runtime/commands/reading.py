@@ -71,7 +71,7 @@ def show(common: Common, run: str, workflows: tuple[str, ...]) -> int:
         ending = None if reader.info.is_open else await reader.ending()
         if common.is_json:
             told = {
-                "progress": view.progress,
+                "progress": view.progress_json(),
                 "budget": view.budget,
                 "approvals": view.approvals,
                 "notice": view.notice,
@@ -94,6 +94,7 @@ async def _view(reader: RunReader, place: str) -> View:
         view.progress, view.budget = await reader.progress(), await reader.budget()
         if reader.info.is_open:
             view.approvals = await reader.approvals()
+            view.pending = await reader.pending()
     except NoAnswer as silent:
         view.notice = str(silent)
     return view

@@ -206,7 +206,7 @@ async def test_step_worth_another_attempt_is_raised_with_its_usage(steps: Steps,
     assert (failure.type, failure.message, failure.non_retryable) == (type(error).__name__, "busy", False)
     assert failure.next_retry_delay == (timedelta(seconds=7) if isinstance(error, RetryableStepError) else None)
     assert failure.details == (_failed(text, usage=Usage(input_tokens=10)),)
-    assert steps.beats == [{"usage": {"input_tokens": 10, "total_tokens": 10}}]
+    assert steps.beats == [{"task": "t", "usage": {"input_tokens": 10, "total_tokens": 10}}]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,8 @@ async def test_step_without_a_store_keeps_small_checkpoints_in_its_heartbeat(ste
         "Set PERDURE_BLOBS to a folder that all workers share.",
     )
     [beat] = steps.beats
-    assert beat == {"usage": {}, "progress": "é" * 120 + "… (1,000 characters)", "checkpoint": "x" * 3_000}
+    progress = "é" * 120 + "… (1,000 characters)"
+    assert beat == {"task": "t", "progress": progress, "usage": {}, "checkpoint": "x" * 3_000}
     assert size(beat) < DETAILS_BYTES
 
     async def next_attempt(step: AgentStepSpec, context: StepContext) -> str:
@@ -363,6 +364,7 @@ async def test_step_beats_with_its_newest_details(steps: Steps, monkeypatch: pyt
     left = await Checkpoints(steps.store, "k").latest()
     assert left is not None
     assert steps.beats[-1] == {
+        "task": "t",
         "usage": {"input_tokens": 1, "total_tokens": 1},
         "progress": "reading",
         "reference": left.reference,
@@ -422,7 +424,7 @@ async def test_step_that_its_worker_lets_go_is_tried_elsewhere(
     failure = raised.value
     assert (failure.type, failure.message, failure.non_retryable) == (kind, text, False)
     assert failure.details == (_failed(text, usage=Usage(input_tokens=10)),)
-    assert steps.beats == [{"usage": {"input_tokens": 10, "total_tokens": 10}}]
+    assert steps.beats == [{"task": "t", "usage": {"input_tokens": 10, "total_tokens": 10}}]
 
 
 async def test_step_past_its_agents_limit_times_out(steps: Steps) -> None:

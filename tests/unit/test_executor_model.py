@@ -312,15 +312,15 @@ async def test_model_profile_that_cannot_be_is_refused(steps: ModelSteps) -> Non
 
 
 async def test_model_shows_what_it_does(steps: ModelSteps, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each heartbeat says turn, tool and tokens."""
+    """Each heartbeat says turn and tool; the tokens stand beside it."""
     told: list[str] = []
     monkeypatch.setattr("activities.context.Attempt.report", lambda self, text: told.append(text))
     looking = Answer(calls=(ToolCall("look", {"place": "x"}),), tokens=Tokens(12_000, 431))
     await steps.run(by_turn(looking, Answer("end")))
     assert told == [
-        "turn 1: asking …, 0 tokens",
-        "turn 1: look …, 12,431 tokens",
-        "turn 2: asking …, 12,431 tokens",
+        "turn 1: asking …",
+        "turn 1: look …",
+        "turn 2: asking …",
     ]
 
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from runtime.endings import closing_line, ending_lines
+from runtime.pending import Pending, by_step
 from runtime.report import (
     EVENT_TEXTS,
     View,
@@ -136,6 +137,53 @@ def test_progress_in_plain_lines(view: View) -> None:
     ]
 
 
+def _pending(**more: Any) -> Pending:
+    return Pending("c", START + timedelta(seconds=31), **more)
+
+
+@pytest.mark.parametrize(
+    ("pending", "text"),
+    [
+        (_pending(progress="turn 3: grep_files …", tokens=12_431), "turn 3: grep_files …, 12,431 tokens"),
+        (_pending(tokens=12_431, attempt=2), "12,431 tokens, attempt 2"),
+        (
+            _pending(attempt=2, next_attempt=NOW + timedelta(seconds=4), failure="model 'm' answered 429: Slow down."),
+            "tried again in 4.0 s, after model 'm' answered 429: Slow down.",
+        ),
+        (_pending(), ""),
+    ],
+    ids=["busy", "second attempt", "between attempts", "silent"],
+)
+def test_step_tells_what_it_is_doing(view: View, pending: Pending, text: str) -> None:
+    """A step in flight has what its heartbeat says behind it, in the lines and in the live view."""
+    view.pending = [pending]
+    line = f"  ▶ 1.0:c (slow) running, 1 min 0 s{f': {text}' if text else ''}"
+    assert progress_lines(view, NOW)[3] == line
+    console = Console(file=io.StringIO(), width=120, color_system=None)
+    console.print(live_view(view, NOW))
+    assert line in [shown.rstrip() for shown in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_step_tells_programs_what_it_is_doing(view: View) -> None:
+    """In JSON the heartbeat stands with its step, and with no other."""
+    view.pending = [_pending(progress="turn 3: grep_files …", tokens=12_431)]
+    told = view.progress_json()
+    assert told is not None
+    assert [step.get("heartbeat") for step in told["steps"]] == [
+        None,
+        None,
+        {"progress": "turn 3: grep_files …", "total_tokens": 12_431, "attempt": 1},
+    ]
+
+
+def test_heartbeats_find_their_steps() -> None:
+    """Of two steps with one task id a heartbeat is of the one that began last before it was scheduled."""
+    steps = [{"step": f"{n}.0:c", "begun": (START + timedelta(seconds=10 * n)).isoformat()} for n in range(3)]
+    beats = [replace(_pending(tokens=n), scheduled=START + timedelta(seconds=10 * n + 1)) for n in (2, 1)]
+    other = replace(_pending(), task="d")
+    assert by_step(steps, [*beats, other]) == {"2.0:c": beats[0], "1.0:c": beats[1]}
+
+
 def test_live_view_shows_what_there_is(view: View) -> None:
     """The live view holds the run, its phases, steps in flight, failures, budget, events and the notice."""
     view.notice = "no worker is polling task queue 'perdure'"
@@ -202,6 +250,24 @@ def test_every_event_has_its_text() -> None:
             {"type": "approval_asked", "id": "0", "stage": "s", "prompt": "Ship\nit?"},
             "… approval '0' of stage 's' waits: Ship it?",
         ),
+        (
+            {"type": "approval_asked", "id": "0.0:s.send-1", "stage": "s", "step": "0.0:s", "prompt": "Send?"},
+            "… approval '0.0:s.send-1' of step '0.0:s' of stage 's' waits: Send?",
+        ),
+        (
+            {"type": "approval_asked", "id": "c0.0:m.send-1", "stage": "", "step": "c0.0:m", "prompt": "Send?"},
+            "… approval 'c0.0:m.send-1' of step 'c0.0:m' waits: Send?",
+        ),
+        (
+            {"type": "slice_started", "workflow_id": "w/0.0-1a", "first": "0.0:a", "step_count": 250, "tokens": 9000},
+            "▶ 250 steps from 0.0:a on go to 'w/0.0-1a' with 9,000 tokens",
+        ),
+        (
+            {"type": "slice_finished", "workflow_id": "w/0.0-1a", "succeeded": 9, "failed": 1, "returned": 240},
+            "✗ 'w/0.0-1a' ended: 9 succeeded, 1 failed, 240 came back",
+        ),
+        ({"type": "slice_waiting", "step_count": 1, "reason": "no tokens"}, "… 1 step more wait: no tokens"),
+        ({"type": "slice_denied", "step_count": 3, "reason": "no tokens"}, "✗ 3 steps not begun: no tokens"),
         ({"type": "approval_resolved", "id": "0", "answered_by": "ann"}, "approval '0' was answered by 'ann'"),
         ({"type": "approval_resolved", "id": "1", "by_deadline": True}, "approval '1' was decided by its deadline"),
         (

@@ -273,7 +273,7 @@ class Conversation:
 
     def _tell(self, doing: str) -> None:
         number = len(self.transcript.turns) + (doing == "asking")
-        self.context.progress(f"turn {number}: {doing} …, {self.context.usage.total_tokens:,} tokens")
+        self.context.progress(f"turn {number}: {doing} …")
 
 
 def _named(calls: Sequence[ToolCallPart]) -> str:
