@@ -281,18 +281,20 @@ async def _validated(outcome: StepOutcome, schema: dict[str, JsonValue]) -> Step
 def _storable(outcome: StepOutcome, attempt: Attempt) -> StepOutcome:
     """The outcome if a history can hold it, else a failed one that says why, with its usage."""
     try:
-        if wire.size(outcome) <= wire.MAX_PAYLOAD_BYTES:
+        taken = wire.size(outcome)
+        if taken <= wire.MAX_PAYLOAD_BYTES or taken <= wire.largest_payload():
             return outcome
     except (PydanticSerializationError, UnicodeEncodeError) as error:
         return _failed(attempt, f"what the agent returned cannot be stored as JSON: {error}")
     sizes = {field: wire.size(getattr(outcome, field)) for field in ("output", "structured")}
     field = max(sizes, key=lambda name: sizes[name])
-    is_one = sizes[field] > wire.MAX_PAYLOAD_BYTES
+    limit = wire.largest_payload()
+    is_one = sizes[field] > limit
     too_large = PayloadTooLarge(
         owner=f"step {attempt.call.spec.task_id!r}",
         field=field if is_one else "output with structured",
         size=sizes[field] if is_one else wire.size(outcome),
-        limit=wire.MAX_PAYLOAD_BYTES,
+        limit=limit,
     )
     return _failed(attempt, too_large.message)
 

@@ -215,7 +215,7 @@ class Attempt:
         else:
             self.warn(
                 f"A checkpoint of more than {INLINE_BYTES:,} bytes was not kept, so another attempt starts from an "
-                "earlier one, or anew. Set PERDURE_BLOBS to a folder that all workers share."
+                "earlier one, or anew. Set PERDURE_BLOBS to a folder or a bucket that all workers share."
             )
 
     def _mark_kept(self, usage: Usage, *, reference: str | None = None, inline: JsonValue = None) -> None:

@@ -88,7 +88,7 @@ async def _end_what_is_left() -> None:
 
 def _without_details(error: ApplicationError) -> ApplicationError:
     left_out = PayloadTooLarge(
-        owner=_run(), field="details of its failure", size=wire.size(list(error.details)), limit=wire.MAX_PAYLOAD_BYTES
+        owner=_run(), field="details of its failure", size=wire.size(list(error.details)), limit=wire.largest_payload()
     )
     message = f"{cut(error.message, 10 * QUOTED_LENGTH)} (left out: {left_out.message})"
     return ApplicationError(message, type=error.type, non_retryable=error.non_retryable)

@@ -53,6 +53,8 @@ TIMEOUT_MARGIN = timedelta(seconds=15)
 # The activity ends a tool at its time limit, says so, and gives it some seconds to stop. This limit comes after.
 SHORT_LIMIT = timedelta(seconds=30)
 # Of an activity that asks something and is done.
+VERIFY_LIMIT = timedelta(minutes=5)
+# Judging 3 MB takes seconds, and many times that on a machine that is starved; beginning anew would not help it.
 SUMMARY_LENGTH = 100
 # One line of the UI's timeline; the server refuses more than 400 bytes.
 
@@ -268,7 +270,7 @@ async def verify_graph(definition: Any, given: Sequence[str]) -> dict[str, Any] 
     `given` are the state keys that its start brings.
     """
     arguments = [definition, list(given)] if given else [definition]
-    return await _short(wire.VERIFY_GRAPH, arguments, "verify the graph", dict)
+    return await _short(wire.VERIFY_GRAPH, arguments, "verify the graph", dict, limit=VERIFY_LIMIT)
 
 
 async def give_way() -> None:
@@ -288,13 +290,15 @@ async def give_way() -> None:
         workflow.logger.warning("A pause between stages failed, which changes nothing: %s", error.cause or error)
 
 
-async def _short(name: str, arguments: Sequence[Any], summary: str, result_type: type[T]) -> T | str:
+async def _short(
+    name: str, arguments: Sequence[Any], summary: str, result_type: type[T], limit: timedelta = SHORT_LIMIT
+) -> T | str:
     """An activity of some seconds at most, safe to repeat: its result, or why it failed for good."""
     handle: workflow.ActivityHandle[T] = workflow.start_activity(
         name,
         args=arguments,
         result_type=result_type,
-        start_to_close_timeout=SHORT_LIMIT,
+        start_to_close_timeout=limit,
         retry_policy=RetryPolicy(initial_interval=FIRST_RETRY, maximum_interval=SLOWEST_RETRY),
         summary=_one_line(summary),
         priority=_priority_of_run(),

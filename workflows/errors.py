@@ -15,8 +15,11 @@
       LocalServerFailed          the embedded server cannot be used                  the operator acts
       PatternFailed              a pattern came to no answer                         reported as data, or caught
       StepFailed                 an agent's step failed for good                     reported as data
+      PayloadMissing             a payload is not in the blob store (activities)     the operator acts
     PayloadLocked                a payload is encrypted with a key that is not here  the operator acts
+      PayloadOutOfReach          the blob store does not answer (activities)         the operator acts
     RetryableStepError           raised by an agent: this step is worth another attempt
+      ServiceBusy                its service asks to be left alone (activities)      tried again, uncounted
     BudgetExceeded               raised in an agent by `check_before_llm`; the executor reports it as data
     StepCancelled                raised in a `def` agent whose step was cancelled
 

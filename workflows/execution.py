@@ -331,7 +331,7 @@ def _too_large(call: StepCall) -> StepOutcome:
     spec = call.spec
     largest = max(type(spec).model_fields, key=lambda name: wire.size(getattr(spec, name)))
     error = PayloadTooLarge(
-        owner=f"step {spec.task_id!r}", field=largest, size=wire.size(call), limit=wire.MAX_PAYLOAD_BYTES
+        owner=f"step {spec.task_id!r}", field=largest, size=wire.size(call), limit=wire.largest_payload()
     )
     return calls.failed(spec, "failed", f"Task failed: {error.message}")
 

@@ -145,7 +145,7 @@ class Steps(AgentWorkflow):
 
 
 def _fitting(report: StepsReport) -> StepsReport:
-    """The report in a size that a history takes; `left_out` says what it lacks."""
+    """The report in a size that one payload takes; `left_out` says what it lacks."""
     phases = lightened(list(report.phases))
     said = f"outputs over {KEPT_OUTPUT_BYTES:,} bytes were replaced by their size and hash"
     lighter = report.model_copy(update={"phases": tuple(phases), "left_out": said})
@@ -153,7 +153,7 @@ def _fitting(report: StepsReport) -> StepsReport:
     while not wire.fits(lighter):
         if not kept:
             raise PayloadTooLarge(
-                owner="Steps", field="the report", size=wire.size(lighter), limit=wire.MAX_PAYLOAD_BYTES
+                owner="Steps", field="the report", size=wire.size(lighter), limit=wire.largest_payload()
             )
         kept //= 2
         cut = tuple(phase.model_copy(update={"outcomes": phase.outcomes[:kept]}) for phase in phases)

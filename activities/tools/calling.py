@@ -25,7 +25,7 @@ STOP_SECONDS = 2.0
 # What a tool gets to stop when its call ends early: a loop sees it at its next turn.
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 # A call must end some day. A tool that works longer says so, by `timeout_seconds` or its action's `timeout_ms`.
-MAX_RESULT_BYTES = wire.MAX_PAYLOAD_BYTES - 10_000
+FRAME_BYTES = 10_000
 # The rest of the outcome: an error text of 2,000 characters, status and attempts.
 MAX_DEPTH = 100
 # JSON readers give up at about 200 levels, and a result is stored some levels deep in those of stages and runs.
@@ -150,9 +150,10 @@ def _as_json(tool: Tool, value: Any) -> JsonValue:
         found = "what" if isinstance(value, (dict, list, str)) else f"a value of type {type(value).__name__!r}, which"
         raise ToolFailed(_clean(f"tool '{tool.name}' returned {found} is no JSON: {error}")) from None
     size = len(written.encode())
-    if size > MAX_RESULT_BYTES:
+    limit = wire.largest_payload() - FRAME_BYTES
+    if size > limit:
         raise ToolFailed(
-            f"tool '{tool.name}' returned {size / 1e6:.1f} MB and the limit is {MAX_RESULT_BYTES / 1e6:.1f} MB. "
+            f"tool '{tool.name}' returned {size / 1e6:.1f} MB and the limit is {limit / 1e6:.1f} MB. "
             "Return less, or write it to a file and return its path."
         )
     result: JsonValue = value

@@ -106,6 +106,25 @@ async def test_storage_takes_what_no_history_takes(world: World, settings: Setti
     assert (await replayer.replay_workflow(history)).replay_failure is None
 
 
+async def test_storage_takes_an_outcome_and_a_result_that_no_history_takes(world: World, settings: Settings) -> None:
+    """What a step of 5 MB answers reaches the workflow whole, and its caller."""
+    handle = await world.start("Sequence", [step("a", HUGE)])
+    (outcome,) = await handle.result()
+    assert outcome["output"] == HUGE
+    replayer = Replayer(workflows=[programs.Sequence], plugins=[PerdurePlugin(settings)])
+    assert (await replayer.replay_workflow(await handle.fetch_history())).replay_failure is None
+
+
+async def test_storage_has_a_limit_too(client: Client, settings: Settings) -> None:
+    """A prompt of more than 20 MB fails its step, and the run goes on."""
+    async with served(await storing(client, settings), programs.Oversized) as world:
+        first, second = await world.run("Oversized", 20_500_000)
+    assert first["error"] == (
+        "step 'large': prompt is 20.5 MB and the limit is 20.0 MB. Shorten it, or pass a reference to it."
+    )
+    assert second["success"]
+
+
 async def test_storage_that_comes_later_does_not_change_what_a_run_decided(client: Client, tmp_path: Path) -> None:
     """A run that refused a prompt without a store refuses it on every replay, with a store too."""
     async with served(client, programs.Sequence, programs.Oversized) as world:

@@ -135,7 +135,7 @@ async def _scheduled(action: Action) -> calls.ActionEnd:
         owner=f"action {action.id!r}",
         field=f"parameter {largest!r}",
         size=wire.size(call),
-        limit=wire.MAX_PAYLOAD_BYTES,
+        limit=wire.largest_payload(),
     )
     return calls.ActionEnd(ActionOutcome(status="rejected", error=error.message))
 

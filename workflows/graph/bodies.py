@@ -120,7 +120,7 @@ def _refuse_overgrown(value: JsonValue) -> int:
     """How many lists and objects a value holds. Raises `StageFailed` where it is more than a run can carry."""
     # A loop that writes `{{text}}{{text}}` doubles it each time, and the worker's memory ends before the loop does.
     if not wire.fits(value):
-        size, limit = wire.size(value) / 1e6, wire.MAX_PAYLOAD_BYTES / 1e6
+        size, limit = wire.size(value) / 1e6, wire.largest_payload() / 1e6
         raise StageFailed(f"with its references replaced, a value is {size:.1f} MB and the limit is {limit:.1f} MB")
     depth, parts, level = 0, 0, _containers([value])
     while level:
