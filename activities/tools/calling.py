@@ -35,6 +35,11 @@ TRACEBACK_FRAMES = 15
 TRACEBACK_CHARACTERS = 8_000
 
 
+def largest_result() -> int:
+    """Bytes that a tool's result may take here: with a blob store more than without."""
+    return wire.largest_payload() - FRAME_BYTES
+
+
 async def call_tool(
     tool: Tool, arguments: dict[str, Any], context: ToolContext, *, threads: Threads, timeout_seconds: float | None
 ) -> JsonValue:
@@ -150,7 +155,7 @@ def _as_json(tool: Tool, value: Any) -> JsonValue:
         found = "what" if isinstance(value, (dict, list, str)) else f"a value of type {type(value).__name__!r}, which"
         raise ToolFailed(_clean(f"tool '{tool.name}' returned {found} is no JSON: {error}")) from None
     size = len(written.encode())
-    limit = wire.largest_payload() - FRAME_BYTES
+    limit = largest_result()
     if size > limit:
         raise ToolFailed(
             f"tool '{tool.name}' returned {size / 1e6:.1f} MB and the limit is {limit / 1e6:.1f} MB. "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from pydantic import JsonValue
 
-from activities.tools.calling import DEFAULT_TIMEOUT_SECONDS, ERROR_CHARACTERS, MAX_RESULT_BYTES, STOP_SECONDS
+from activities.tools.calling import DEFAULT_TIMEOUT_SECONDS, ERROR_CHARACTERS, STOP_SECONDS, largest_result
 from activities.tools.context import ToolContext, ToolFailed
 from activities.tools.mcp_connection import Connection
 from activities.tools.servers import McpServer
@@ -147,9 +147,9 @@ class McpSource:
         if result.is_error:
             raise ToolFailed(cut(text or f"tool '{name}' failed and did not say why", ERROR_CHARACTERS))
         size = len(text.encode("utf-8", "backslashreplace"))
-        if size > MAX_RESULT_BYTES:
+        if size > largest_result():
             raise ToolFailed(
-                f"tool '{name}' returned {size / 1e6:.1f} MB and the limit is {MAX_RESULT_BYTES / 1e6:.1f} MB. "
+                f"tool '{name}' returned {size / 1e6:.1f} MB and the limit is {largest_result() / 1e6:.1f} MB. "
                 "Ask it for less."
             )
         return text

@@ -321,7 +321,7 @@ async def test_step_without_a_store_keeps_small_checkpoints_in_its_heartbeat(ste
     outcome = await steps.run(agent, with_store=False)
     assert outcome.warnings == (
         "A checkpoint of more than 3,072 bytes was not kept, so another attempt starts from an earlier one, or anew. "
-        "Set PERDURE_BLOBS to a folder that all workers share.",
+        "Set PERDURE_BLOBS to a folder or a bucket that all workers share.",
     )
     [beat] = steps.beats
     progress = "é" * 120 + "… (1,000 characters)"
