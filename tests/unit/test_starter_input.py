@@ -115,7 +115,7 @@ def test_run_options_refuse_a_weight_without_a_key() -> None:
     with pytest.raises(OptionsRejected) as refused:
         run_options({"fairness_key": None, "fairness_weight": 2.0})
     assert refused.value.message == (
-        "the run options: 'fairness_weight' is 2.0; value error, it is the weight of a fairness_key, and there is none."
+        "the run options: 'fairness_weight' is 2.0; it is the weight of a fairness_key, and there is none."
     )
 
 

@@ -118,7 +118,7 @@ async def test_approval_is_written_down_and_decides(world: World) -> None:
             {"id": "0.ask", "response": {"go": "yes"}, "by": "ada"},
             "resolve_approval: 'by' is not known. Known are 'answered_by', 'id', 'response'.",
         ),
-        ("yes", "resolve_approval is 'yes'; input should be a valid dictionary or instance of ApprovalAnswer."),
+        ("yes", "resolve_approval is 'yes'; input should be an object."),
     ],
     ids=["missing", "null", "blank", "option", "true", "no object", "no response", "id", "unknown", "text"],
 )

@@ -482,7 +482,7 @@ async def test_chain_judges_all_graphs_first(world: World) -> None:
     [
         (None, "Chain: 'graphs' is missing."),
         ({"graphs": []}, "Chain: 'graphs' is empty; a chain has at least one graph."),
-        ({"graphs": [], "initial_state": 3}, "Chain: 'initial_state' is 3; input should be a valid dictionary."),
+        ({"graphs": [], "initial_state": 3}, "Chain: 'initial_state' is 3; input should be an object."),
     ],
     ids=["null", "empty", "wrong"],
 )

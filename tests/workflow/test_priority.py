@@ -86,14 +86,12 @@ async def test_priority_that_is_unset_leaves_activities_as_they_were(world: Worl
         ),
         pytest.param(
             {"fairness_key": "k" * 65},
-            f"memo perdure_options: 'fairness_key' is '{'k' * 65}'; value error, it takes 65 bytes, and Temporal takes "
-            "64.",
+            f"memo perdure_options: 'fairness_key' is '{'k' * 65}'; it takes 65 bytes, and Temporal takes 64.",
             id="long key",
         ),
         pytest.param(
             {"fairness_weight": 2},
-            "memo perdure_options: 'fairness_weight' is 2; value error, it is the weight of a fairness_key, and there "
-            "is none.",
+            "memo perdure_options: 'fairness_weight' is 2; it is the weight of a fairness_key, and there is none.",
             id="weight of nothing",
         ),
     ],

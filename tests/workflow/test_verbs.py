@@ -260,7 +260,7 @@ async def test_bad_input_of_a_users_workflow_fails_the_run(world: World) -> None
     [
         pytest.param(
             {"name": "x"},
-            'Steps takes a list of phases, [{"name": …, "steps": […]}]; it was given a dict.',
+            'Steps takes a list of phases, [{"name": …, "steps": […]}]; it was given an object.',
             id="no list",
         ),
         pytest.param(

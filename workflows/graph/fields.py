@@ -182,7 +182,7 @@ def unknown_fields(value: dict[str, Any]) -> Iterator[Finding]:
 
     For a value that is a definition. What is in `metadata`, `config` and `context` is the author's own.
     """
-    if _has_only_known(value):
+    if _needs_no_word(value):
         return  # as nearly every graph, and knowing where each part stands is most of the work below
     waiting: list[tuple[dict[str, Any], type[BaseModel], Path, str | None]] = [(value, GraphDefinition, (), None)]
     while waiting:
@@ -203,12 +203,13 @@ def unknown_fields(value: dict[str, Any]) -> Iterator[Finding]:
                 ]
 
 
-def _has_only_known(value: dict[str, Any]) -> bool:
+def _needs_no_word(value: dict[str, Any]) -> bool:
+    """Whether there is nothing to find."""
     waiting: list[tuple[dict[str, Any], type[BaseModel]]] = [(value, GraphDefinition)]
     while waiting:
         item, model = waiting.pop()
         ordinary, holding = _sorted_out(model)
-        if not item.keys() <= ordinary:
+        if not item.keys() <= ordinary or (model is AgentSpec and item.get("max_turns") == 0):
             return False
         for name, nested in holding:
             held = item.get(name)
