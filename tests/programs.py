@@ -271,8 +271,6 @@ class Mistaken(AgentWorkflow):
             case "a deadline that has passed":
                 ended = await within(self.agent(step("late")), timedelta(seconds=-1))
                 return type(ended).__name__
-            case "too many steps":
-                return await self.parallel(steps(12_001))
         raise AssertionError(mistake)
 
 

@@ -18,10 +18,18 @@ def generated(count: int, agent: str = "echo", plan: Mapping[str, Any] | None = 
     """Steps s0, s1, … one by one, as the plan wants them."""
     plan = plan or {}
     for number in range(count):
-        prompt = "\ud800" if number == plan.get("unstorable") else f"s{number}" + "x" * plan.get("characters", 0)
-        yield step(f"s{number}", agent, prompt)
+        is_greedy = number >= plan.get("greedy_from", count)
+        yield step(f"s{number}", "greedy" if is_greedy else agent, _prompt(number, plan))
     if plan.get("repeats"):
         yield step("s0", agent)
+
+
+def _prompt(number: int, plan: Mapping[str, Any]) -> str:
+    if number == plan.get("unstorable"):
+        return "\ud800"
+    if number == plan.get("huge"):
+        return "x" * 1_050_000
+    return f"s{number}" + "x" * plan.get("characters", 0)
 
 
 def first_stage(previous: StepOutcome | None, item: str) -> AgentStepSpec | None:
@@ -80,7 +88,7 @@ class Rounds(AgentWorkflow):
         return seen
 
 
-@workflow.defn
+@workflow.defn(name="SlicedPipe")
 class Piped(AgentWorkflow):
     """A pipeline of stages with names, or of a method and a function."""
 

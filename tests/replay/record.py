@@ -21,7 +21,7 @@ from runtime.connect import connect
 from runtime.local import local_server
 from runtime.recording import recorded
 from runtime.settings import Settings
-from tests import programs
+from tests import programs, slice_programs
 from tests.programs import step, steps
 from tests.replay import graphs, pattern_scenarios
 from tests.support import AGENTS, World, event_types, served, wait_until
@@ -38,6 +38,7 @@ WORKFLOWS: tuple[type, ...] = (
     programs.Limited,
     programs.Stubborn,
     programs.Rolling,
+    *slice_programs.WORKFLOWS,
     *pattern_scenarios.WORKFLOWS,
 )
 
@@ -52,6 +53,16 @@ async def cancel_in_flight(handle: Handle) -> None:
         return "step_started" in await event_types(handle)
 
     await wait_until("a step has begun", begun)
+    await handle.cancel()
+
+
+async def cancel_slices(handle: Handle) -> None:
+    """Cancel when children carry steps."""
+
+    async def carried() -> bool:
+        return (await event_types(handle)).count("slice_started") >= 4
+
+    await wait_until("four slices have started", carried)
     await handle.cancel()
 
 
@@ -129,6 +140,23 @@ ASKING = step(
     },
 )
 
+SLICE = {
+    "type": "steps",
+    "prefix": "3.0",
+    "items": [
+        {"spec": {"task_id": f"s{number}", "agent": agent, "prompt": "p"}}
+        for number, agent in enumerate(["metered", "echo", "broken", "metered"])
+    ],
+}
+SLICE_OF_CHAINS = {
+    "type": "chains",
+    "stages": [
+        {"function": f"tests.slice_programs:{stage}", "prefix": f"c0.{number}"}
+        for number, stage in enumerate(["first_stage", "second_stage"])
+    ],
+    "items": [{"item": item} for item in ("a", "nothing", "crash", "late crash", "broken")],
+}
+
 SCENARIOS = {
     "agent-suspended": Scenario("FanOut", [ASKING, *steps(2, "brief")], {"max_concurrency": 1}, decide),
     "agent-suspended-cancelled": Scenario(
@@ -182,8 +210,20 @@ GRAPHS = {
     ),
     "seen-store": Scenario("SeenStore", None, interfere=claim_and_leave),
 }
+SLICES = {
+    "sliced": Scenario("Counted", {"count": 1_001, "agent": "echo"}, {"max_concurrency": 100, "budget_tokens": 10_000}),
+    "sliced-exhausted": Scenario(
+        "Counted",
+        {"count": 1_001, "agent": "echo", "greedy_from": 980},
+        {"max_concurrency": 100, "budget_tokens": 5_000},
+    ),
+    "sliced-cancelled": Scenario("Counted", {"count": 1_001, "agent": "slow"}, interfere=cancel_slices),
+    "sliced-pipeline": Scenario("SlicedPipe", {"items": 501}, {"max_concurrency": 100}),
+    "slice": Scenario("Slice", {"work": SLICE, "phase": {"name": "many", "index": 3}}, {"budget_tokens": 800}),
+    "slice-of-chains": Scenario("Slice", {"work": SLICE_OF_CHAINS}),
+}
 PATTERNS = {name: Scenario(*each) for name, each in pattern_scenarios.SCENARIOS.items()}
-SCENARIOS |= GRAPHS | PATTERNS
+SCENARIOS |= GRAPHS | SLICES | PATTERNS
 
 
 async def play(world: World, scenario: Scenario) -> Handle:

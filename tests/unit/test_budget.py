@@ -45,6 +45,25 @@ class Spending(RuleBasedStateMachine):
         assert decision.grant.tokens >= max(1, at_least)
         return decision.grant
 
+    @rule(
+        target=held,
+        fresh=st.integers(0, 300),
+        waiting=st.integers(0, 300),
+        resumed=st.integers(0, 400),
+        at_least=st.integers(0, 400),
+    )
+    def ask_together(self, fresh: int, waiting: int, resumed: int, at_least: int) -> Grant | None:
+        """A bundle of steps asks for an allotment."""
+        bundle = budget.Bundle(fresh, fresh + waiting, fresh * budget.FIRST_GRANT_TOKENS, resumed, at_least=at_least)
+        decision = budget.allot(self.ledger, bundle)
+        if not isinstance(decision, Granted):
+            return None
+        self.ledger = decision.ledger
+        assert decision.grant is not None
+        assert decision.grant.tokens is not None
+        assert decision.grant.tokens >= max(1, at_least)
+        return decision.grant
+
     @rule(grant=consumes(held), share=st.floats(0, 1))
     def settle(self, grant: Grant | None, share: float) -> None:
         """A step ends, having spent a part of its grant."""
@@ -139,6 +158,81 @@ TestSpending = Spending.TestCase
 def test_grant_decides(ledger: Ledger, request_: Request, decision: budget.Decision) -> None:
     """A grant is what is left, a fair share, a wait, or a denial."""
     assert budget.grant(ledger, request_) == decision
+
+
+@pytest.mark.parametrize(
+    ("ledger", "bundle", "decision"),
+    [
+        pytest.param(
+            limited(1_000),
+            budget.Bundle(fresh=6, sharing=15, first_tokens=192_000),
+            Granted(limited(1_000, granted=400), Grant(tokens=400)),
+            id="its share",
+        ),
+        pytest.param(
+            limited(1_000_000),
+            budget.Bundle(fresh=2, sharing=2, first_tokens=64_000),
+            Granted(limited(1_000_000, granted=64_000), Grant(tokens=64_000)),
+            id="at most what its steps would get alone",
+        ),
+        pytest.param(
+            limited(1_000),
+            budget.Bundle(fresh=1, sharing=10, first_tokens=32_000, resumed_tokens=300),
+            Granted(limited(1_000, granted=400), Grant(tokens=400)),
+            id="and what its suspended steps ask for",
+        ),
+        pytest.param(
+            limited(1_000),
+            budget.Bundle(fresh=0, sharing=9, first_tokens=0, resumed_tokens=3_000, at_least=900),
+            Granted(limited(1_000, granted=1_000), Grant(tokens=1_000)),
+            id="all that is left",
+        ),
+        pytest.param(
+            Ledger(), budget.Bundle(fresh=9, sharing=9, first_tokens=9), Granted(Ledger(), None), id="no limit"
+        ),
+        pytest.param(
+            limited(100, consumed=40, granted=60),
+            budget.Bundle(fresh=9, sharing=9, first_tokens=9),
+            MustWait("steps in flight hold what is left of the budget (40 used and 60 held of 100 tokens)"),
+            id="held by others",
+        ),
+        pytest.param(
+            limited(100, consumed=40),
+            budget.Bundle(fresh=0, sharing=9, first_tokens=0, resumed_tokens=200, at_least=61),
+            Denied("workflow token budget cannot pay 61 tokens more (40 / 100 tokens used)"),
+            id="more than there is",
+        ),
+        pytest.param(
+            limited(100, consumed=100),
+            budget.Bundle(fresh=1, sharing=1, first_tokens=1),
+            Denied("workflow token budget exhausted (100 / 100 tokens)"),
+            id="exhausted",
+        ),
+        pytest.param(
+            Ledger(usd=Account(limit=3 * budget.NANO)),
+            budget.Bundle(fresh=2, sharing=4, first_tokens=64_000),
+            Granted(Ledger(usd=Account(limit=3 * budget.NANO, granted=budget.NANO)), Grant(usd=1.0)),
+            id="dollars",
+        ),
+    ],
+)
+def test_allot_decides(ledger: Ledger, bundle: budget.Bundle, decision: budget.Decision) -> None:
+    """An allotment is a bundle's share, and what is left where that is less."""
+    assert budget.allot(ledger, bundle) == decision
+
+
+@pytest.mark.parametrize(
+    ("held", "charged"),
+    [
+        (None, Usage()),
+        (Grant(tokens=7, usd=0.5), Usage(total_tokens=7, cost_usd=0.5)),
+        (Grant(usd=0.5), Usage(cost_usd=0.5)),
+    ],
+    ids=["no grant", "both", "dollars"],
+)
+def test_whole_grant_is_charged_where_nobody_knows(held: Grant | None, charged: Usage) -> None:
+    """What a lost worker, or a lost child, spent is at most what it held."""
+    assert budget.whole(held) == charged
 
 
 def test_settle_charges_an_overrun_in_full() -> None:

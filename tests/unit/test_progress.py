@@ -1,9 +1,17 @@
 """The board: exact counts, bounded lists, and the current details that the Temporal UI shows."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from workflows import budget
-from workflows.progress import SHOWN_FAILURES, SHOWN_STEPS, Board, PhaseProgress, StepProgress
+from workflows.progress import (
+    LISTED_SLICES,
+    SHOWN_FAILURES,
+    SHOWN_STEPS,
+    Board,
+    PhaseProgress,
+    SliceProgress,
+    StepProgress,
+)
 from workflows.steps import RunOptions, StepOutcome, Usage
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -97,3 +105,49 @@ def test_markdown_stays_short() -> None:
     lines = board.markdown(budget.snapshot(budget.opened(RunOptions()))).splitlines()
     assert len([line for line in lines if line.startswith("- ")]) == SHOWN_FAILURES
     assert lines[1] == "Budget: 0 tokens used, no limit"
+
+
+def test_report_shows_the_slices_of_a_phase() -> None:
+    """Steps that a child carries are running until it reports; then they are counted, and the failed ones shown."""
+    board = Board()
+    phase = board.open_phase("build", 0, 5)
+    carried = board.open_slice("run/0.0-1", phase, 3, NOON)
+    other = board.open_slice("run/0.1-2", phase, 2, NOON)
+    assert (board.running, board.running_here, phase.running) == (5, 0, 5)
+    board.close_slice(carried, "done", 1, 1)
+    board.keep("0.0:good", ended("good"), phase, NOON)
+    board.keep("0.0:bad", ended("bad", success=False, error="no"), phase, NOON)
+    report = board.report()
+    assert (report.running, report.succeeded, report.failed, report.omitted_steps) == (2, 1, 1, 3)
+    assert [(step.step, step.error) for step in report.steps] == [("0.0:bad", "no")]
+    begun = "2026-01-31T12:00:00.000Z"
+    assert report.slices == (
+        SliceProgress(
+            workflow_id="run/0.0-1", phase=0, status="done", step_count=3, succeeded=1, failed=1, begun=begun
+        ),
+        SliceProgress(workflow_id="run/0.1-2", phase=0, status="running", step_count=2, begun=begun),
+    )
+    assert sorted(phase.ended) == ["bad", "good"]
+    board.close_slice(other, "lost", 0, 2)
+    assert (board.running, board.failed, phase.failed) == (0, 3, 3)
+    assert board.report().slices[1].status == "lost"
+
+
+def test_report_lists_slices_in_flight_first() -> None:
+    """Of very many slices those in flight are listed, then the latest; the others are counted."""
+    board = Board()
+    running = board.open_slice("oldest", None, 1, NOON)
+    for number in range(LISTED_SLICES + 5):
+        record = board.open_slice(str(number), None, 1, NOON + timedelta(seconds=number + 1))
+        board.close_slice(record, "done", 1, 0)
+    report = board.report()
+    assert (len(report.slices), report.omitted_slices) == (LISTED_SLICES, 6)
+    assert (report.slices[0].workflow_id, report.slices[1].workflow_id) == (running.workflow_id, "6")
+
+
+def test_withdrawn_step_is_nowhere() -> None:
+    """A step that goes on in another run is neither running nor ended here."""
+    board = Board()
+    phase = board.open_phase("build", 0, 1)
+    board.withdraw(board.begin("0.0:a", "a", phase, NOON))
+    assert (board.running, board.succeeded, board.failed, phase.running) == (0, 0, 0, 0)

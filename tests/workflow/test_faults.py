@@ -58,12 +58,6 @@ async def test_mistake_of_a_program_is_contained(world: World, mistake: str, res
             "InputRejected",
             "loop: next returned None; it returns Continue(specs) or Stop().",
         ),
-        (
-            "too many steps",
-            "FanOutTooLarge",
-            "parallel: 12,001 steps in one call; a history holds 12,000. Divide them over several runs, or over "
-            "several calls with continue_as_new_if_needed between them.",
-        ),
     ],
 )
 async def test_mistake_of_a_program_fails_its_run(world: World, mistake: str, kind: str, message: str) -> None:
