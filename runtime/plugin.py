@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pydantic
 from temporalio import workflow
+from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import (
     DataConverter,
@@ -25,7 +27,14 @@ from temporalio.converter import (
     DefaultPayloadConverter,
 )
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import ReplayerConfig, Worker, WorkerConfig, WorkflowRunner
+from temporalio.worker import (
+    Replayer,
+    ReplayerConfig,
+    Worker,
+    WorkerConfig,
+    WorkflowReplayResult,
+    WorkflowRunner,
+)
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from runtime.guard import GuardInterceptor
@@ -63,6 +72,11 @@ STICKY_TIMEOUT = timedelta(seconds=1)
 # How long the runs of a killed worker wait for it before another one takes them; the SDK's 10 s is felt as a hang.
 
 WORKER_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Worker).parameters.items()}
+
+
+ReplayHistories = Callable[
+    [Replayer, AsyncIterator[WorkflowHistory]], AbstractAsyncContextManager[AsyncIterator[WorkflowReplayResult]]
+]
 
 
 class AgentThreads(ThreadPoolExecutor):
@@ -137,6 +151,14 @@ class PerdurePlugin(SimplePlugin):
             if isinstance(threads, AgentThreads):
                 threads.shutdown(wait=False, cancel_futures=True)  # a `def` agent that hangs must not keep the worker
 
+    @asynccontextmanager
+    async def run_replayer(
+        self, replayer: Replayer, histories: AsyncIterator[WorkflowHistory], next: ReplayHistories
+    ) -> AsyncIterator[AsyncIterator[WorkflowReplayResult]]:
+        """See base class. A history is replayed under the id that its run had: those of its children begin with it."""
+        async with super().run_replayer(replayer, _under_their_ids(histories), next) as results:
+            yield results
+
     def _converter(self, existing: DataConverter | None) -> DataConverter:
         existing = existing or DataConverter.default
         converter = existing.payload_converter_class
@@ -202,6 +224,13 @@ def codec_keys(settings: Settings) -> list[bytes]:
     """The keys of the settings: the one that seals first, then those that only open."""
     keys = (settings.codec_key, *settings.codec_keys_old)
     return [decode_key(key) for key in keys if key is not None]
+
+
+async def _under_their_ids(histories: AsyncIterator[WorkflowHistory]) -> AsyncIterator[WorkflowHistory]:
+    """A recorded history is named by whoever reads it, after its file most often."""
+    async for history in histories:
+        own_id = history.events[0].workflow_execution_started_event_attributes.workflow_id if history.events else ""
+        yield replace(history, workflow_id=own_id or history.workflow_id)
 
 
 def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | None = None) -> None:
