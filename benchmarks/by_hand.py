@@ -13,6 +13,9 @@ from temporalio.common import RetryPolicy
 
 from workflows.steps import AgentStepSpec, StepCall, StepOutcome
 
+SLICE_STEPS, SLICES_AT_ONCE = 250, 4
+# As the verbs divide a call.
+
 
 async def _step(spec: AgentStepSpec) -> StepOutcome:
     outcome: StepOutcome = await workflow.execute_activity(
@@ -50,3 +53,48 @@ class SequenceByHand:
     async def run(self, specs: list[AgentStepSpec], window: int) -> list[StepOutcome]:
         """The outcomes, in the order of the specs."""
         return [await _step(spec) for spec in specs]
+
+
+@workflow.defn
+class SliceByHand:
+    """Some of the steps of `WideByHand`."""
+
+    @workflow.run
+    async def run(self, specs: list[AgentStepSpec], window: int) -> list[StepOutcome]:
+        """The outcomes, in the order of the specs."""
+        slots = asyncio.Semaphore(window)
+
+        async def one(spec: AgentStepSpec) -> StepOutcome:
+            async with slots:
+                return await _step(spec)
+
+        return await asyncio.gather(*(one(spec) for spec in specs))
+
+
+@workflow.defn
+class WideByHand:
+    """More steps than one history holds: child workflows of 250 each, four at once."""
+
+    @workflow.run
+    async def run(self, count: int, window: int) -> int:
+        """How many steps succeeded."""
+        slots = asyncio.Semaphore(SLICES_AT_ONCE)
+
+        async def one(first: int) -> list[StepOutcome]:
+            async with slots:
+                outcomes: list[StepOutcome] = await workflow.execute_child_workflow(
+                    SliceByHand.run,
+                    args=[specs(first, min(first + SLICE_STEPS, count)), window // SLICES_AT_ONCE],
+                    id=f"{workflow.info().workflow_id}/{first}",
+                )
+                return outcomes
+
+        slices = await asyncio.gather(*(one(first) for first in range(0, count, SLICE_STEPS)))
+        return sum(outcome.success for outcomes in slices for outcome in outcomes)
+
+
+def specs(first: int, end: int) -> list[AgentStepSpec]:
+    """Echo steps with a short prompt each."""
+    return [
+        AgentStepSpec(task_id=f"step-{number}", agent="echo", prompt=f"prompt {number}") for number in range(first, end)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from temporalio import workflow
@@ -46,3 +47,19 @@ def row_of_stages(count: int) -> dict[str, Any]:
 def _stage(name: str, task: str) -> dict[str, Any]:
     step = {"type": "pattern", "pattern": "pipeline", "task": task, "agents": [{"name": "echo"}]}
     return {"id": name, "step": step}
+
+
+@workflow.defn
+class Wide(AgentWorkflow):
+    """More steps than one history holds, from a generator."""
+
+    @workflow.run
+    async def run(self, count: int, window: int) -> int:
+        """How many steps succeeded."""
+        return sum(outcome.success for outcome in await self.phase("wide", specs(count)))
+
+
+def specs(count: int) -> Iterator[AgentStepSpec]:
+    """Echo steps with a short prompt each."""
+    for number in range(count):
+        yield AgentStepSpec(task_id=f"step-{number}", agent="echo", prompt=f"prompt {number}")

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, CancelledError, ChildWorkflowError, FailureError, TerminatedError
 
 from workflows import budget, calls, wire
 from workflows.budget import Bundle
-from workflows.deadline import all_ended, cancel_all
+from workflows.children import Child, End, end_of, options
+from workflows.deadline import all_ended
 from workflows.errors import cut
 from workflows.events import Log, SliceDenied, SliceFinished, SliceStarted, SliceWaiting, StepWarning, UsageUnknown
 from workflows.execution import execute, explained
 from workflows.grants import GrantDenied
 from workflows.handover import SliceChunk, SliceInput, SlicePhase, SliceReport
-from workflows.progress import PhaseRecord, SliceRecord
+from workflows.progress import PhaseRecord
 from workflows.run import Announced, Run, Slot, compensating, current_stage
-from workflows.steps import Grant, RunOptions, StepStatus, Usage
+from workflows.steps import Grant, StepStatus, Usage
 from workflows.supply import SLICE_BYTES, Ending, Piece, Supply
 from workflows.window import sliding_window
 
@@ -39,28 +38,6 @@ MAX_CRASH_LENGTH = 2_000
 MOST_EVENTS = 40_000
 MOST_BYTES = 35_000_000
 # Of the run's own history. Temporal ends a run at 51,200 events or 50 MB; what is left is for slices in flight.
-
-
-@dataclass(slots=True)
-class _Child:
-    """A child that was started."""
-
-    id: str
-    handle: asyncio.Task[Any]
-    pieces: list[Piece]
-    allotment: Grant | None
-    record: SliceRecord
-    is_interrupted: bool
-    """Whether the caller was cancelled meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """How a child ended: with a report, or lost."""
-
-    report: SliceReport
-    lost: str | None
-    is_interrupted: bool
 
 
 class FanOut:
@@ -141,7 +118,7 @@ class FanOut:
         outcome = await execute(self._run, piece.step.spec, piece.name, self._phase, piece.begun)
         self._supply.endings[piece.at] = Ending(outcome, piece.name)
 
-    async def _begin(self, pieces: list[Piece], width: int) -> _Child | None:
+    async def _begin(self, pieces: list[Piece], width: int) -> Child | None:
         """Start a child with the pieces; None where they were refused, or put back."""
         if full := _history_is_full():
             self._refuse(pieces, "failed", full)
@@ -173,7 +150,7 @@ class FanOut:
             sharing += self._supply.slice_length * len(self._widths)
         return await self._run.grants.obtain(bundle(pieces, sharing), waits)
 
-    async def _started(self, pieces: list[Piece], allotment: Grant | None, width: int) -> _Child:
+    async def _started(self, pieces: list[Piece], allotment: Grant | None, width: int) -> Child:
         run = self._run
         await run.make_room(sum(piece.size for piece in pieces))
         # A fixed id would make a reset to before the child's start fail.
@@ -186,7 +163,7 @@ class FanOut:
                 wire.SLICE_WORKFLOW,
                 self._given(pieces),
                 id=child_id,
-                memo={wire.OPTIONS_MEMO: _options(run.options, allotment, width)},
+                memo={wire.OPTIONS_MEMO: options(run.options, allotment, width)},
                 static_summary=f"{len(pieces)} from {pieces[0].name}"[: calls.SUMMARY_LENGTH],
             )
         )
@@ -204,7 +181,7 @@ class FanOut:
             )
         )
         run.refresh_details()
-        return _Child(child_id, handle, pieces, allotment, record, is_interrupted)
+        return Child(child_id, handle, pieces, allotment, record, is_interrupted)
 
     def _given(self, pieces: Sequence[Piece]) -> SliceInput:
         phase, is_stage = self._phase, current_stage.get() is self._phase
@@ -224,9 +201,9 @@ class FanOut:
             piece.size = SLICE_BYTES + 1
         self._supply.put_back(pieces)
 
-    async def _see_through(self, child: _Child) -> None:
+    async def _see_through(self, child: Child) -> None:
         """Wait for a child's end, whatever that is, and settle it."""
-        end = await _end_of(child)
+        end = await end_of(child)
         left = self._settle(child, end)
         self._announced.add(len(left))
         if end.lost is not None:
@@ -241,7 +218,7 @@ class FanOut:
         if end.is_interrupted:
             raise asyncio.CancelledError
 
-    def _settle(self, child: _Child, end: _End) -> list[Piece]:
+    def _settle(self, child: Child, end: End) -> list[Piece]:
         """Charge a child, and keep what it brought; the pieces that it did not end."""
         run, supply, report = self._run, self._supply, end.report
         spent = report.spent if end.lost is None else budget.whole(child.allotment)
@@ -264,7 +241,7 @@ class FanOut:
         self._tell_end(child, end, report, spent, len(left))
         return list(left.values())
 
-    def _tell_end(self, child: _Child, end: _End, report: SliceReport, spent: Usage, left: int) -> None:
+    def _tell_end(self, child: Child, end: End, report: SliceReport, spent: Usage, left: int) -> None:
         run, is_lost = self._run, end.lost is not None
         for unknown in report.usage_unknown:
             run.tell(unknown)
@@ -356,52 +333,6 @@ def bundle(pieces: Sequence[Piece], sharing: int) -> Bundle:
         resumed_usd=sum(2 * max(each.at_least_nanodollars, budget.nano(held.usd) or 0) for each, held in previous),
         at_least=0 if fresh else min(each.at_least for each in begun),
         at_least_usd=0 if fresh else min(each.at_least_nanodollars for each in begun),
-    )
-
-
-async def _end_of(child: _Child) -> _End:
-    """Wait for a child's end; where the caller is cancelled, so is the child, and its end is still awaited."""
-    is_interrupted = child.is_interrupted
-    try:
-        if not is_interrupted:
-            await workflow.wait([child.handle])
-    except asyncio.CancelledError:
-        is_interrupted = True
-    if is_interrupted:
-        await cancel_all([child.handle])
-    try:
-        return _End(SliceReport.model_validate(child.handle.result()), None, is_interrupted)
-    except ValidationError as error:  # a newer worker's, read by one that was rolled back
-        return _End(SliceReport(), _lost(child, f"has a result that cannot be read here: {error}"), is_interrupted)
-    except asyncio.CancelledError:  # cancelled in the same breath in which it was started
-        return _End(SliceReport(is_cancelled=True), None, is_interrupted)
-    except ChildWorkflowError as error:
-        if isinstance(error.cause, CancelledError):  # before its code began
-            return _End(SliceReport(is_cancelled=True), None, is_interrupted)
-        return _End(SliceReport(), _lost(child, _how(error.cause)), is_interrupted)
-
-
-def _lost(child: _Child, how: str) -> str:
-    return f"the run {child.id!r}, which carried this step, {how}"
-
-
-def _how(cause: BaseException | None) -> str:
-    match cause:
-        case TerminatedError():
-            return "was terminated"
-        case ApplicationError():
-            return f"failed: {cause.type}: {cause.message}" if cause.type else f"failed: {cause.message}"
-        case FailureError():
-            return f"ended: {cause.message}"
-        case _:
-            return "ended without a result"
-
-
-def _options(options: RunOptions, allotment: Grant | None, width: int) -> RunOptions:
-    """The child's: as the run's, but for its share of the window and of the budget."""
-    tokens, usd = (allotment.tokens, allotment.usd) if allotment else (None, None)
-    return options.model_copy(
-        update={"budget_tokens": tokens, "budget_usd": usd, "max_concurrency": width, "on_exhausted": "deny"}
     )
 
 
