@@ -31,8 +31,8 @@ from workflows.window import sliding_window
 MOST_AT_ONCE = 4
 # Children of one fan-out. Their shares of the window are fixed, so the last steps of a slice leave the others' places
 # empty: more children waste less, and cost more workflow tasks for the same steps.
-REFUSED_AT_ONCE = 5_000
-# Steps that end without waiting for anything, because nothing pays for them: about 0.1 s of a slow core.
+REFUSED_AT_ONCE = 2_000
+# Steps that end in one activation because nothing pays for them: about 0.1 s of a slow core.
 MAX_CRASH_LENGTH = 2_000
 # As the message of any log event.
 MOST_EVENTS = 40_000
@@ -74,9 +74,7 @@ class FanOut:
     async def _lane(self, width: int) -> None:
         """Carry one slice after the other, with so many steps at once."""
         while await self._carry_next(width):
-            if self._refused >= REFUSED_AT_ONCE:
-                self._refused = 0
-                await calls.give_way()
+            pass
 
     async def _carry_next(self, width: int) -> bool:
         """Carry the next slice; whether there was one."""
@@ -84,6 +82,7 @@ class FanOut:
         async with Slot(run, width) as slot:
             with run.executing():
                 async with self._starting:  # one after the other: each is built in an activation of its own
+                    await self._give_way()
                     run.raise_if_cancelled()
                     pieces = self._take()
                     if not pieces:
@@ -95,6 +94,12 @@ class FanOut:
             if pieces[0].is_too_large:
                 await self._carry_here(pieces[0])
         return True
+
+    async def _give_way(self) -> None:
+        """Where nothing is paid for any more, nothing is waited for either: pause by and by."""
+        if self._refused >= REFUSED_AT_ONCE:
+            self._refused = 0
+            await calls.give_way()
 
     def _take(self) -> list[Piece]:
         pieces = self._supply.take(len(self._widths))
