@@ -16,10 +16,21 @@ from runtime.report import FAILED_MARK
 from runtime.standing import Ending, Json, RunInfo, outcomes
 from runtime.texts import counted, duration, full_stop, one_line
 from workflows.graph.outputs import answer_of
-from workflows.graph.results import StageResult, SubWorkflowOutput, WorkflowResult
+from workflows.graph.results import (
+    ForEachOutput,
+    LoopOutput,
+    PatternOutput,
+    StageOutput,
+    StageResult,
+    SubWorkflowOutput,
+    WorkflowResult,
+)
 from workflows.wire import CHAIN_WORKFLOW, STAGE_GRAPH_WORKFLOW
 
 GRAPH_WORKFLOWS = (STAGE_GRAPH_WORKFLOW, CHAIN_WORKFLOW)
+
+SHOWN_AGENTS = 5
+# Of those that failed in a stage. A `for_each` may have thousands.
 
 MARKS = {"ok": "✓", "suspended": "…", "succeeded": "✓", "compensated": "✓", "skipped": "-"}
 """Mark by status of a step, a stage or a compensation; every other status is a failure."""
@@ -43,6 +54,8 @@ def graph_lines(result: WorkflowResult, indent: str = "") -> Iterator[str]:
     yield f"{indent}{mark} graph {result.workflow_id!r} {status}, {duration(result.duration_ms)}"
     for stage in result.stages:
         yield f"{indent}  {_stage_line(stage)}"
+        if stage.status == "failed":
+            yield from (f"{indent}    {line}" for line in _agent_lines(stage))
         if isinstance(stage.output, SubWorkflowOutput):
             yield from graph_lines(stage.output.result, f"{indent}    ")
     for undone in result.compensations:
@@ -56,6 +69,30 @@ def _stage_line(stage: StageResult) -> str:
     text = f"{MARKS.get(stage.status, FAILED_MARK)} stage {stage.stage_id!r} {stage.status}"
     text = f"{text}, {duration(stage.duration_ms)}"
     return f"{text}: {one_line(told)}" if told else text
+
+
+def _agent_lines(stage: StageResult) -> Iterator[str]:
+    """Why the agents of a failed stage failed, where its own error does not say it."""
+    failed = [(name, error) for name, error in _agent_errors(stage.output) if error not in (stage.error or "")]
+    for name, error in failed[:SHOWN_AGENTS]:
+        yield f"{FAILED_MARK} agent {name}: {one_line(error)}"
+    if len(failed) > SHOWN_AGENTS:
+        yield f"… {len(failed) - SHOWN_AGENTS:,} more; `perdure result` has them all"
+
+
+def _agent_errors(output: StageOutput) -> Iterator[tuple[str, str]]:
+    """Which agents failed, and why, also in the bodies of a loop."""
+    match output:
+        case PatternOutput():
+            yield from ((repr(each.name), each.error) for each in output.outputs if each.error)
+        case LoopOutput():
+            for each in output.iterations_output[-1:]:  # the others have succeeded
+                yield from _agent_errors(each)
+        case ForEachOutput():
+            for index, each in enumerate(output.outputs):
+                yield from ((f"{name} of item {index}", error) for name, error in _agent_errors(each))
+        case _:
+            return
 
 
 def _undone(status: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -60,12 +61,14 @@ async def within(work: Coroutine[Any, Any, T], limit: timedelta | None) -> Finis
     return TimedOut(None if failed else task.result())
 
 
-async def first_of(answer: asyncio.Future[Any], limit: timedelta | None) -> bool:
+async def first_of(answer: asyncio.Future[Any], limit: timedelta | None, summary: str) -> bool:
     """Wait for an answer or its deadline, whichever is first; whether there is an answer.
 
-    No limit is no timer in the history. Raises CancelledError when the caller is cancelled.
+    No limit is no timer in the history; the Temporal UI shows the `summary` beside one. Raises CancelledError when the
+    caller is cancelled.
     """
-    await workflow.wait([answer], timeout=None if limit is None else limit.total_seconds())
+    with suppress(asyncio.TimeoutError):
+        await workflow.wait_condition(answer.done, timeout=limit, timeout_summary=summary)
     return answer.done()  # one that was accepted in the deadline's own activation counts
 
 

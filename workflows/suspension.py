@@ -134,7 +134,7 @@ async def _decide(run: Run, suspended: Suspended, call: ToolRequest, name: str) 
     )
     with run.approvals.open(request, _readable) as answered:
         run.refresh_details()
-        in_time = await first_of(answered, limit)
+        in_time = await first_of(answered, limit, f"a person decides about {call.tool}")
     run.refresh_details()
     answer = answered.result() if in_time else None
     run.tell(

@@ -55,7 +55,7 @@ def verify(
         print_json([{"file": name, **verdict.model_dump(mode="json")} for name, verdict in verdicts])
     else:
         for name, verdict in verdicts:
-            _print(name, verdict)
+            _print(name, verdict, is_accepted=is_accepted(verdict, lenient=lenient))
     return COMPLETED if all(is_accepted(verdict, lenient=lenient) for _, verdict in verdicts) else WRONG_USAGE
 
 
@@ -109,7 +109,7 @@ def served_by(agents: str | None) -> Served:
     return Served(registry.names(), registry.tools.names(), has_model=registry.default_model is not None)
 
 
-def _print(name: str, verdict: Verdict) -> None:
+def _print(name: str, verdict: Verdict, *, is_accepted: bool) -> None:
     """Each issue on a line that editors and CI understand, then what a run would do."""
     for issue in verdict.issues:
         where = ":".join(str(part) for part in (name, issue.line, issue.column) if part is not None)
@@ -119,7 +119,9 @@ def _print(name: str, verdict: Verdict) -> None:
         for severity in ("error", "doubt", "warning")
         if verdict.with_severity(severity)
     ]
-    click.echo(f"{name}: {'valid' if verdict.valid else 'invalid'}{''.join(f', {count}' for count in counts)}")
+    judged = "invalid" if not verdict.valid else "valid" if is_accepted else "doubtful"
+    remedy = "; --lenient accepts that" if judged == "doubtful" else ""
+    click.echo(f"{name}: {judged}{''.join(f', {count}' for count in counts)}{remedy}")
     if verdict.estimate is None:
         return
     stages = _count(len(verdict.reachable_stages), "stage")

@@ -166,7 +166,11 @@ def _detached(session: Session, workflow_id: str) -> int:
         print_json({"id": workflow_id, "task_queue": session.settings.task_queue})
         return COMPLETED
     click.echo(workflow_id)
-    tell(f"Watch it with `perdure watch {workflow_id}{session.common.place}`.")
+    command = f"perdure watch {workflow_id}{session.common.place}"
+    if session.common.is_local:
+        tell(f"It has no worker once this command has ended. `{command}` brings one and watches it.")
+    else:
+        tell(f"Watch it with `{command}`.")
     return COMPLETED
 
 

@@ -262,6 +262,32 @@ def test_failed_graph_tells_its_stages_and_what_was_undone() -> None:
     assert not ending.is_success
 
 
+def _answers(*errors: str | None) -> dict[str, Any]:
+    """The output of a pattern with one agent for each error; None has none."""
+    agents = [
+        {"name": f"a{number}", "answer": "" if error else "yes", "error": error} for number, error in enumerate(errors)
+    ]
+    return {"type": "pattern", "outputs": agents, "final_answer": ""}
+
+
+def test_failed_stage_tells_why_its_agents_failed() -> None:
+    """A pattern's own error does not say it; five agents are shown, also those of a `for_each`, and how many more."""
+    items = {"type": "for_each", "items": 8, "outputs": [_answers(None), *[_answers("no disk")] * 7]}
+    result = _result(
+        "failed",
+        _stage(
+            "routed", _answers("no", None), "failed", error="stage 'pipeline' failed: the last agent 'a0' failed: no"
+        ),
+        _stage("each", items, "failed", error="7 of 8 items failed; item 1: agent error: no agents produced output"),
+    )
+    assert ending_lines(CLOSED, Ending("StageGraph", "failed", result, "failed", "each: it broke"))[1:-1] == [
+        "  ✗ stage 'routed' failed, 0.0 s: stage 'pipeline' failed: the last agent 'a0' failed: no",
+        "  ✗ stage 'each' failed, 0.0 s: 7 of 8 items failed; item 1: agent error: no agents produced output",
+        *(f"    ✗ agent 'a0' of item {index}: no disk" for index in range(1, 6)),
+        "    … 2 more; `perdure result` has them all",
+    ]
+
+
 def test_chain_tells_each_graph() -> None:
     """The graphs of a chain, one after the other."""
     ending = Ending("Chain", "completed", [_result("completed", _stage("s", PATTERN)), _result("completed")])

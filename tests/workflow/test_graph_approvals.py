@@ -215,6 +215,10 @@ async def test_deadline_gives_the_default_answer(world: World) -> None:
     assert result["final_state"]["answer.go"] == "no"
     [told] = [event for event in await events_of(handle) if event["type"] == "approval_resolved"]
     assert told == {"type": "approval_resolved", "id": "0.ask", "by_deadline": True}
+    timers = [
+        event async for event in handle.fetch_history_events() if event.HasField("timer_started_event_attributes")
+    ]
+    assert [event.user_metadata.summary.data for event in timers] == [b'"ask waits for a person"']
 
 
 async def test_answer_before_the_deadline_counts(world: World) -> None:

@@ -32,7 +32,7 @@ from tests.graphs import (
     when,
     writes,
 )
-from tests.support import World, served, wait_until
+from tests.support import World, events_of, served, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +234,36 @@ async def test_for_each_without_items_does_nothing(world: World, state: Any) -> 
     result = await complete(world, graph(stage("s", each(fails())), initial_state=state))
     assert output_of(result, "s") == {"type": "for_each", "items": 0}
     assert result["final_state"]["foreach.s.count"] == 0
+
+
+@pytest.mark.parametrize(
+    "step",
+    [each(fails()), {"type": "dedup", "items_from": "items", "into": "new", "store": "empty"}],
+    ids=["for_each", "dedup"],
+)
+async def test_what_is_no_list_is_told(world: World, step: Any) -> None:
+    """An answer that reads like a list is a text: the stage has nothing to do, and the events say why."""
+    handle = await world.start("StageGraph", graph(stage("s", step), initial_state={"items": '["a"]'}))
+    await handle.result()
+    assert [event for event in await events_of(handle) if event["type"] == "log"] == [
+        {
+            "type": "log",
+            "level": "warning",
+            "message": "stage 's' has nothing to do: the state's 'items' is '[\"a\"]', and no list.",
+            "fields": {"stage": "s"},
+        }
+    ]
+
+
+async def test_steps_of_an_item_say_which(world: World) -> None:
+    """In the Temporal UI the steps of a `for_each` are told apart by their summaries."""
+    one_by_one = each(pattern("fleet", "echo"), max_concurrent=1)
+    handle = await world.start("StageGraph", graph(stage("s", one_by_one), initial_state={"items": ["a", "b"]}))
+    await handle.result()
+    events = [event async for event in handle.fetch_history_events()]
+    steps = [event for event in events if event.HasField("activity_task_scheduled_event_attributes")]
+    told = [event.user_metadata.summary.data for event in steps]
+    assert told == [b'"echo: echo, item 0"', b'"echo: echo, item 1"']
 
 
 async def test_item_that_fails_leaves_the_others_alone(world: World) -> None:

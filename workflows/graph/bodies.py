@@ -53,6 +53,8 @@ from workflows.graph.results import (
 )
 from workflows.graph.seen import claim_unseen, fingerprint
 from workflows.graph.templates import MissingKey, render
+from workflows.parsing import told
+from workflows.patterns.asking import asking_about
 from workflows.patterns.dispatch import run_pattern
 from workflows.run import current_stage
 from workflows.steps import AgentSpec
@@ -178,7 +180,8 @@ async def coordinate(scope: Scope, step: PatternStep) -> StageOutput:
     if len(agents) > MANY_AGENTS:
         await frame.pace.pause()
     try:
-        output = await run_pattern(frame.owner, asked, scope.state)
+        with asking_about(f"item {cut(str(scope.state['index']))}" if "index" in scope.layer else ""):
+            output = await run_pattern(frame.owner, asked, scope.state)
     except PatternFailed as failure:
         raise StageFailed(failure.message, PatternOutput(outputs=tuple(failure.outputs), final_answer="")) from None
     if isinstance(output, PatternOutput):
@@ -224,7 +227,7 @@ async def ask(scope: Scope, step: ApprovalStep) -> StageOutput:
     limit = None if step.timeout_ms is None else timedelta(milliseconds=step.timeout_ms)
     with run.approvals.open(request) as answered:
         run.refresh_details()
-        in_time = await first_of(answered, limit)
+        in_time = await first_of(answered, limit, f"{scope.stage.id} waits for a person")
     run.refresh_details()
     if in_time:
         answer, by_deadline = answered.result(), False
@@ -287,8 +290,7 @@ def _left(scope: Scope) -> list[StageOutput]:
 
 async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
     """Run the body for each item. Every item runs; the stage fails, in the end, if one of them failed."""
-    found = scope.state.get(step.items_from)
-    items = found if isinstance(found, list) else []
+    items = _items(scope, step.items_from)
     outputs: list[StageOutput] = [EmptyOutput()] * len(items)
     failures: dict[int, str] = {}
 
@@ -320,6 +322,17 @@ async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
     return output
 
 
+def _items(scope: Scope, key: str) -> list[JsonValue]:
+    """The list at a state key. Where there is none there is nothing to do; what stands there instead is told."""
+    found = scope.state.get(key)
+    if isinstance(found, list):
+        return found
+    if found is not None:
+        message = f"stage '{scope.stage.id}' has nothing to do: the state's '{key}' is {told(found)}, and no list."
+        scope.frame.owner.log("warning", message, {"stage": scope.stage.id})
+    return []
+
+
 def _keep_item(scope: Scope, index: int, layer: dict[str, JsonValue], answer: str) -> None:
     """What an item's body wrote, below the item's own keys: no item sees another's."""
     prefix = f"foreach.{scope.stage.id}.{index}"
@@ -330,8 +343,7 @@ def _keep_item(scope: Scope, index: int, layer: dict[str, JsonValue], answer: st
 
 async def dedup(scope: Scope, step: DedupStep) -> StageOutput:
     """Let the items through that the store has not seen; nothing is seen twice, whichever run asks."""
-    found = scope.state.get(step.items_from)
-    items = found if isinstance(found, list) else []
+    items = _items(scope, step.items_from)
     unseen = await claim_unseen(step.store, [fingerprint(item, step.hash_fields) for item in items], step.ttl_secs)
     scope.state[step.into] = [item for item, is_new in zip(items, unseen, strict=True) if is_new]
     scope.state[f"stage.{scope.stage.id}.unseen_count"] = sum(unseen)

@@ -5,7 +5,9 @@ Law: an agent that fails is an AgentOutput with its error. A pattern fails only 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,20 @@ NO_OUTPUT = "agent error: no agents produced output"
 MALFORMED = "structured output failed: "
 # How a step says that its agent answered, and that the answer is not what the schema asks for. It has no status of
 # its own for that, so its error's first words tell.
+
+
+_subject: ContextVar[str] = ContextVar("perdure_subject", default="")
+
+
+@contextmanager
+def asking_about(subject: str) -> Iterator[None]:
+    """The questions inside say in the Temporal UI what they are about, where a pattern runs once for each of many."""
+    before = _subject.get()
+    _subject.set(subject)
+    try:
+        yield
+    finally:
+        _subject.set(before)  # not by its token: a coroutine that is evicted is closed in another context
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +94,11 @@ class Member:
         specialists: tuple[AgentSpec, ...] = (),
     ) -> Question:
         """The step that asks this agent. Its output carries the member's name, its id the output's, unless given."""
-        name = name or self.name
+        name, subject = name or self.name, _subject.get()
         profile = self.agent if isinstance(self.agent, AgentSpec) else None
         spec = AgentStepSpec(
             task_id=task_id or name,
+            description=f"{task_id or name}, {subject}" if subject else "",
             agent=_name_of(self.agent),
             prompt=prompt,
             profile=profile,
