@@ -18,6 +18,10 @@ from temporalio import workflow
 
 T = TypeVar("T")
 
+LONGEST = timedelta(days=36_500)
+# Temporal holds durations in 64 bits of nanoseconds, and dates end with the year 9999: a longer limit would keep the
+# run's workflow task failing.
+
 TICKS_OF_A_COMPLETION = 8
 # Turns of the event loop that a completion needs to reach the task which waits for it, and two to spare. A completion
 # and a cancel may arrive in one activation; cancelling at once would throw the result, and the usage in it, away.
@@ -35,6 +39,11 @@ class TimedOut(Generic[T]):
     """The deadline came first. `left` is what the cancelled work still returned, if it returned."""
 
     left: T | None
+
+
+def milliseconds(count: int) -> timedelta:
+    """A limit as a definition writes it; a hundred years where it is longer."""
+    return timedelta(milliseconds=min(count, LONGEST // timedelta(milliseconds=1)))
 
 
 async def within(work: Coroutine[Any, Any, T], limit: timedelta | None) -> Finished[T] | TimedOut[T]:

@@ -14,7 +14,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 from workflows import calls, wire
-from workflows.errors import GraphRejected, InputRejected
+from workflows.errors import GraphRejected, InputRejected, cut
 from workflows.graph.carrying import MAX_CARRIED_BYTES, CarriedGraph, Continuation
 from workflows.graph.chaining import Chained
 from workflows.graph.definition import GraphDefinition
@@ -35,6 +35,10 @@ VERIFIED_HERE_BYTES = 100_000
 # depending on what they are made of, and judging more in one go would hold up its worker.
 
 
+MAX_MESSAGE_LENGTH = 2_000
+# Of the failure with which a run ends. The result in its details has all of it, and both leave in one message.
+
+
 class GraphWorkflow(AgentWorkflow):
     """What both kinds of run share: judge a definition, walk it, report."""
 
@@ -48,6 +52,9 @@ class GraphWorkflow(AgentWorkflow):
         `given` are the state keys that a start, or earlier graphs of a chain, bring.
         """
         self._judged_here_bytes += wire.size(value)
+        if isinstance(value, str) and self._judged_here_bytes > VERIFIED_HERE_BYTES:
+            size = f"{wire.size(value):,} bytes, and the limit for texts is {VERIFIED_HERE_BYTES:,}"
+            raise GraphRejected(f"the graph is given as a text of {size}. Give it as an object.")
         if isinstance(value, dict) and (self._judged_here_bytes > VERIFIED_HERE_BYTES or _has_many_stages(value)):
             verdict = await self._judged_elsewhere(value, given)
             definition = await in_parts(read_in_pieces(value)) if verdict.valid else None
@@ -68,6 +75,10 @@ class GraphWorkflow(AgentWorkflow):
         return GraphDefinition.model_validate(value)
 
     async def _judged_elsewhere(self, value: dict[str, Any], given: Collection[str]) -> Verdict:
+        if not wire.fits([value, *given]):
+            # A caller may have written it shorter: 1e15 takes 18 characters here.
+            size = f"{wire.size([value, *given]):,} bytes, and the limit is {wire.MAX_PAYLOAD_BYTES:,}"
+            raise GraphRejected(f"the graph is too large to be judged: as it is stored it takes {size}.")
         answer = await calls.verify_graph(value, sorted(given))
         if isinstance(answer, str):
             raise GraphRejected(f"the graph could not be judged: {answer}")
@@ -110,7 +121,9 @@ async def _fitting(results: Sequence[WorkflowResult], room_bytes: int | None = N
 
 def _why(result: WorkflowResult) -> str:
     failed = next((stage for stage in reversed(result.stages) if stage.status == "failed"), None)
-    return f"graph {result.workflow_id!r} did not complete" if failed is None else f"{failed.stage_id}: {failed.error}"
+    if failed is None:
+        return f"graph {cut(result.workflow_id)!r} did not complete"
+    return cut(f"{failed.stage_id}: {failed.error}", MAX_MESSAGE_LENGTH)
 
 
 @workflow.defn(name=wire.STAGE_GRAPH_WORKFLOW)
@@ -129,6 +142,7 @@ class StageGraph(GraphWorkflow):
         graph = await self.judged(definition) if taken_up is None else await self.read(definition)
 
         async def begin(left: CarriedGraph) -> NoReturn:
+            self.perdure.raise_if_cancelled()  # what is carried was packed in parts, and a cancel may have passed
             self.perdure.continue_as_new([definition, left])
 
         result = await self.walked(graph, graph.initial_state, carried=taken_up, new=Continuation(begin))
@@ -200,6 +214,7 @@ class Chain(GraphWorkflow):
         async def begin(left: CarriedGraph) -> NoReturn:
             earlier = await _fitting(results, MAX_CARRIED_BYTES // 2)
             told = TypeAdapter(tuple[WorkflowResult, ...]).validate_python(earlier)
+            self.perdure.raise_if_cancelled()  # what is carried was packed in parts, and a cancel may have passed
             self.perdure.continue_as_new([chain, CarriedChain(results=told, graph=left)])
 
         return begin

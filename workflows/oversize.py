@@ -47,7 +47,8 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
     """A graph's result as plain JSON that one payload takes: every text over 10 KB becomes its size and hash.
 
     Where that is not enough, the outputs of its stages go, the earliest first, then its state, then what is long in
-    the errors of its stages. Yields between parts of the work, where workflow code lets its worker serve others.
+    the errors of its stages and compensations, then the earliest of its stages. Yields between parts of the work,
+    where workflow code lets its worker serve others.
     """
     stages, state, sizes, parts = list[Any](), result.final_state, list[int](), _Parts()
     for stage in result.stages:
@@ -82,9 +83,33 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
         size_told = f"[left out: {len(state):,} keys, {wire.size(state):,} bytes]"
         over -= wire.size(lighter_state)
         lighter_state = {"left_out": size_told}
+    lighter = {**around, "stages": stages, "final_state": lighter_state}
     if over > 0:
-        stages = [{**stage, "error": cut(stage["error"])} if "error" in stage else stage for stage in stages]
-    return {**around, "stages": stages, "final_state": lighter_state}
+        lighter["stages"] = [_with_short_error(stage) for stage in stages]
+        lighter["compensations"] = [_with_short_error(undone) for undone in around["compensations"]]
+        yield
+        lighter["stages"] = _latest(lighter["stages"], limit - wire.size({**lighter, "stages": []}))
+    return lighter
+
+
+def _with_short_error(told: dict[str, Any]) -> dict[str, Any]:
+    return {**told, "error": cut(told["error"])} if "error" in told else told
+
+
+def _latest(stages: list[Any], room: int) -> list[Any]:
+    """The latest of the stages, as many as there is room for, behind a result that says what was left out."""
+    kept, size = 0, 0
+    for stage in reversed(stages):
+        size += wire.size(stage) + 1
+        if size > room - STAGE_BYTES:
+            break
+        kept += 1
+    left_out = stages[: len(stages) - kept]
+    if not left_out:
+        return stages
+    told = f"[left out: {len(left_out):,} executions of stages, {wire.size(left_out):,} bytes]"
+    stand_in = {"stage_id": "", "stage_name": told, "status": "skipped", "output": wire.plain(EmptyOutput())}
+    return [{**stand_in, "duration_ms": 0}, *stages[len(left_out) :]]
 
 
 class _Parts:

@@ -18,6 +18,7 @@ from workflows.actions import ActionCall, ActionOutcome
 from workflows.errors import PayloadTooLarge
 from workflows.events import ActionFinished, ActionStarted, rfc3339
 from workflows.graph.definition import Action, ActionProposal
+from workflows.graph.pace import Pace
 from workflows.graph.policies import Policy
 from workflows.graph.proposal import Course, Level, cache_key, levels, performed, refusal
 from workflows.graph.results import ProposalResult
@@ -29,8 +30,10 @@ Cache = MutableMapping[str, JsonValue]
 
 MOST_ATTEMPTS = 1_000_000
 # Temporal counts attempts in 32 bits; whoever asks for more asks for no end.
-BREATHER_AFTER = 500
-# Actions that call no tool cost 80 µs each, and one activation should stay far below the 2 s that the SDK allows.
+STAGES_OF_AN_ACTION = 0.2
+# An action that calls no tool, or may not, takes about 80 µs, a fifth of a small stage.
+POLICIES_OF_AN_ACTION = 100
+# Asking so many policies takes about as long.
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class _Stage:
     cache: Cache
     policies: Sequence[Policy]
     place: Place
+    pace: Pace
+
+    async def keep_pace(self) -> None:
+        """Before each action: some wait for nothing, and a proposal may hold thousands."""
+        await self.pace.spend(STAGES_OF_AN_ACTION * (1 + len(self.policies) / POLICIES_OF_AN_ACTION))
 
 
 async def run_proposal(
@@ -52,17 +60,19 @@ async def run_proposal(
     cache: Cache,
     policies: Sequence[Policy] = (),
     course: Course | None = None,
+    pace: Pace | None = None,
 ) -> ProposalResult:
     """Run a proposal; its result, with the state changes that are the caller's to write if every action succeeded.
 
     `state` is read and left as it is. `cache` is kept by the caller for as long as the run goes on. Failed actions are
     data. When the run or the caller is cancelled, what is in flight is cancelled, awaited and recorded, and then
-    CancelledError is raised; a caller that gave its own `course` still finds the results in it.
+    CancelledError is raised; a caller that gave its own `course` still finds the results in it. `pace` is that of the
+    work around it.
     """
     run.raise_if_cancelled()
     begun_ms = _now_ms()
     course = Course(proposal, state) if course is None else course
-    stage = _Stage(run, course, cache, policies, run.place())
+    stage = _Stage(run, course, cache, policies, run.place(), Pace() if pace is None else pace)
     for level in levels(proposal.actions):
         if course.is_aborted:
             break
@@ -88,16 +98,17 @@ async def _run_level(stage: _Stage, level: Level) -> None:
 
 async def _act(stage: _Stage, place: int) -> None:
     """One action, from whether it may run to its record."""
+    await stage.keep_pace()
     stage.run.raise_if_cancelled()
     course = stage.course
+    if course.is_aborted:  # by another action of its level, while this one waited
+        return
     action = course.proposal.actions[place]
     reason = refusal(action, course.state, stage.policies)
     if reason is not None:
         _record(stage, place, ActionOutcome(status="rejected", error=reason))
     elif action.type != "tool_call":
         _record(stage, place, performed(action, course.state))
-        if place % BREATHER_AFTER == BREATHER_AFTER - 1:
-            await calls.give_way()
     elif action.idempotent and (key := cache_key(action)) in stage.cache:
         _record(stage, place, ActionOutcome(status="succeeded", output=stage.cache[key]))
     else:

@@ -9,7 +9,6 @@ import asyncio
 from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any, assert_never
 
 from pydantic import JsonValue
@@ -17,12 +16,13 @@ from temporalio import workflow
 
 from workflows import wire
 from workflows.approvals import ApprovalAnswer, ApprovalRequest
-from workflows.deadline import first_of
+from workflows.deadline import first_of, milliseconds
 from workflows.errors import PatternFailed, PerdureError, cut
 from workflows.events import ApprovalAsked, ApprovalResolved, rfc3339
 from workflows.graph.acting import run_proposal
 from workflows.graph.conditions import as_text, holds
 from workflows.graph.definition import (
+    Action,
     ActionProposal,
     ApprovalStep,
     DedupStep,
@@ -35,6 +35,7 @@ from workflows.graph.definition import (
     Step,
     SubWorkflowStep,
 )
+from workflows.graph.expansion import expansion, has_references
 from workflows.graph.frame import Frame, State
 from workflows.graph.outputs import StageFailed, answer_of
 from workflows.graph.pace import history_is_full
@@ -57,7 +58,7 @@ from workflows.parsing import told
 from workflows.patterns.asking import asking_about
 from workflows.patterns.dispatch import run_pattern
 from workflows.run import current_stage
-from workflows.steps import AgentSpec
+from workflows.steps import MAX_CONCURRENCY, AgentSpec
 from workflows.window import sliding_window
 
 MAX_PROMPT_LENGTH = 500
@@ -69,6 +70,14 @@ CHARACTERS_OF_A_PART = 10
 MAX_RENDERED_DEPTH = 100
 # Lists and objects in each other: a loop that writes `[{{list}}]` adds one each time, and a result nested more than
 # about 250 deep cannot be written as JSON.
+MAX_EXPANSION = 50_000_000
+# Characters of all references that one step has replaced. A history ends at as many bytes, and a worker's memory not
+# long after: a thousand actions that each hold a text of the state twice need no large definition.
+STAGES_OF_A_TASK = 0.02
+# Making a place in a window: there are up to a thousand of them, and each item of a `for_each` may make as many again.
+ACTIONS_AT_ONCE = 100
+STAGES_OF_RENDERING = 0.1
+# Looking for references in an action takes about a tenth of a small stage.
 MANY_AGENTS = 1_000
 # Preparing more takes a tenth of a second, and making steps of them twice that again: each in an activation of its own.
 
@@ -89,16 +98,29 @@ class Scope:
 
     def rendered(self, value: JsonValue) -> Any:
         """The value with its references replaced. Raises `StageFailed` where the state lacks one."""
-        only = None if self.frame.uses_templates(self.stage) else self.layer
-        if only == ():
+        only = self._only
+        if only == () or not has_references(value):
             return value
+        _refuse_large(self.expansion(value))  # before it is made: it may be larger than the worker's memory
         try:
-            rendered = render(value, self.state if self.referred is None else self.referred, only=only)
+            rendered = render(value, self._readable, only=only)
         except MissingKey as missing:
             raise StageFailed(str(missing)) from None
         if rendered != value:
             self.frame.pace.charge(_refuse_overgrown(rendered) * CHARACTERS_OF_A_PART)
         return rendered
+
+    def expansion(self, value: JsonValue) -> int:
+        """How many characters the references of a value are replaced by."""
+        return 0 if self._only == () else expansion(value, self._readable, only=self._only)
+
+    @property
+    def _only(self) -> tuple[str, ...] | None:
+        return None if self.frame.uses_templates(self.stage) else self.layer
+
+    @property
+    def _readable(self) -> State:
+        return self.state if self.referred is None else self.referred
 
     def over(self, layer: dict[str, JsonValue]) -> Scope:
         """The same with a layer over the state: what the body writes goes there."""
@@ -118,12 +140,18 @@ def _layers(state: State) -> list[State]:
     return [inner for each in state.maps for inner in _layers(each)] if isinstance(state, ChainMap) else [state]
 
 
+def _refuse_large(size: int, limit: int = wire.MAX_PAYLOAD_BYTES, subject: str = "a value is") -> None:
+    """Raise `StageFailed` where what has its references replaced is too large."""
+    # A loop that writes `{{text}}{{text}}` doubles it each time, and the worker's memory ends before the loop does.
+    if size > limit:
+        told = f"{size / 1e6:.1f} MB and the limit is {limit / 1e6:.1f} MB"
+        raise StageFailed(f"with its references replaced, {subject} {told}")
+
+
 def _refuse_overgrown(value: JsonValue) -> int:
     """How many lists and objects a value holds. Raises `StageFailed` where it is more than a run can carry."""
-    # A loop that writes `{{text}}{{text}}` doubles it each time, and the worker's memory ends before the loop does.
     if not wire.fits(value):
-        size, limit = wire.size(value) / 1e6, wire.largest_payload() / 1e6
-        raise StageFailed(f"with its references replaced, a value is {size:.1f} MB and the limit is {limit:.1f} MB")
+        _refuse_large(wire.size(value), wire.largest_payload())
     depth, parts, level = 0, 0, _containers([value])
     while level:
         depth, parts, level = depth + 1, parts + len(level), _containers(item for each in level for item in each)
@@ -175,6 +203,8 @@ async def coordinate(scope: Scope, step: PatternStep) -> StageOutput:
     frame, task = scope.frame, as_text(scope.rendered(step.task))
     if frame.graph.goal is not None:
         task = f"Overall goal: {frame.graph.goal}\nCurrent step: {task}"
+    expanded = sum(scope.expansion(agent.system_prompt) for agent in step.agents)
+    _refuse_large(expanded, MAX_EXPANSION, "the agents' prompts together are")
     agents = tuple(_prompted(scope, agent) for agent in step.agents)
     asked = step.model_copy(update={"task": task, "agents": agents, "config": scope.rendered(step.config)})
     if len(agents) > MANY_AGENTS:
@@ -201,14 +231,18 @@ def _prompted(scope: Scope, agent: AgentSpec) -> AgentSpec:
 
 async def act(scope: Scope, proposal: ActionProposal) -> ProposalResult:
     """Run a proposal; its state changes are written only if every action succeeded."""
-    actions = tuple(
-        action.model_copy(update={"parameters": scope.rendered(action.parameters)}) for action in proposal.actions
-    )
-    frame, found = scope.frame, scope.snapshot()
+    frame, actions = scope.frame, await _rendered_actions(scope, proposal)
+    found = scope.snapshot()
     course = Course(proposal.model_copy(update={"actions": actions}), found)
     try:
         result = await run_proposal(
-            frame.run, course.proposal, found, cache=frame.cache, policies=frame.policies, course=course
+            frame.run,
+            course.proposal,
+            found,
+            cache=frame.cache,
+            policies=frame.policies,
+            course=course,
+            pace=frame.pace,
         )
     except asyncio.CancelledError:
         frame.left = ProposalOutput(result=course.result(duration_ms=0))
@@ -220,11 +254,25 @@ async def act(scope: Scope, proposal: ActionProposal) -> ProposalResult:
     return result
 
 
+async def _rendered_actions(scope: Scope, proposal: ActionProposal) -> tuple[Action, ...]:
+    """The actions with the references in their parameters replaced; those without any as they are."""
+    actions, expanded = list[Action](), 0
+    for action in proposal.actions:
+        if len(actions) % ACTIONS_AT_ONCE == ACTIONS_AT_ONCE - 1:
+            await scope.frame.pace.spend(STAGES_OF_RENDERING * ACTIONS_AT_ONCE)
+        expanded += scope.expansion(action.parameters)
+        _refuse_large(expanded, MAX_EXPANSION, "the parameters of the actions together are")
+        parameters = scope.rendered(action.parameters)
+        is_same = parameters is action.parameters
+        actions.append(action if is_same else action.model_copy(update={"parameters": parameters}))
+    return tuple(actions)
+
+
 async def ask(scope: Scope, step: ApprovalStep) -> StageOutput:
     """Wait for a person, or for the deadline; the answer is at `output_key` and, by field, below it."""
     run, request = scope.frame.run, _request(scope, step)
     run.tell(ApprovalAsked(id=request.id, stage=scope.stage.id, prompt=cut(request.prompt, MAX_PROMPT_LENGTH)))
-    limit = None if step.timeout_ms is None else timedelta(milliseconds=step.timeout_ms)
+    limit = None if step.timeout_ms is None else milliseconds(step.timeout_ms)
     with run.approvals.open(request) as answered:
         run.refresh_details()
         in_time = await first_of(answered, limit, f"{scope.stage.id} waits for a person")
@@ -246,7 +294,7 @@ async def ask(scope: Scope, step: ApprovalStep) -> StageOutput:
 def _request(scope: Scope, step: ApprovalStep) -> ApprovalRequest:
     record, now = current_stage.get(), workflow.now()
     number = scope.frame.run.phase_index if record is None else record.index
-    deadline = None if step.timeout_ms is None else rfc3339(now + timedelta(milliseconds=step.timeout_ms))
+    deadline = None if step.timeout_ms is None else rfc3339(now + milliseconds(step.timeout_ms))
     return ApprovalRequest(
         id=f"{number}.{scope.stage.id}",
         stage=scope.stage.id,
@@ -309,8 +357,10 @@ async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
             raise
         _keep_item(scope, index, layer, answer_of(outputs[index]))
 
+    width = min(step.max_concurrent or scope.frame.run.options.window, MAX_CONCURRENCY)
+    await scope.frame.pace.spend(min(width, len(items)) * STAGES_OF_A_TASK)
     try:
-        await sliding_window(range(len(items)), step.max_concurrent or scope.frame.run.options.window, one)
+        await sliding_window(range(len(items)), width, one)
     except asyncio.CancelledError:
         scope.frame.left = ForEachOutput(items=len(items), outputs=tuple(outputs))
         raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import JsonValue
 from temporalio import workflow
 
-from workflows.deadline import Finished, within
+from workflows.deadline import Finished, milliseconds, within
 from workflows.errors import cut
 from workflows.events import StageFinished, StageStarted, rfc3339
 from workflows.graph import bodies
@@ -151,6 +151,8 @@ async def _to_the_end(frame: Frame, following: str | None, begun: datetime, new:
     for edge in frame.graph.edges:
         edges.setdefault(edge.source, []).append((edge.conditions, edge.target))
     while following is not None:
+        # Work that is done in parts lets a cancel pass, and one that was delivered is not delivered again.
+        frame.run.raise_if_cancelled()
         await frame.pace.keep(len(frame.state))
         if new is not None and following in stages:
             await _continue_if_long(frame, following, begun, new)
@@ -231,15 +233,16 @@ def _report(
 
 async def _outcome(frame: Frame, stage: Stage, record: PhaseRecord) -> tuple[StageOutput, str | None]:
     """What a stage brought, and why it failed if it did."""
-    limit = None if stage.timeout_ms is None else timedelta(milliseconds=stage.timeout_ms)
-    token = current_stage.set(record)
+    limit = None if stage.timeout_ms is None else milliseconds(stage.timeout_ms)
+    before = current_stage.get()
+    current_stage.set(record)
     try:
         with workflow.create_event_group(f"phase-{record.index}", label=stage.name or None).scope():
             ended = await within(bodies.run(bodies.Scope(frame, stage, frame.state, nest=_nested), stage.step), limit)
     except StageFailed as failure:
         return failure.output, str(failure)
     finally:
-        current_stage.reset(token)
+        current_stage.set(before)  # not by its token: a coroutine that is evicted is closed in another context
     if isinstance(ended, Finished):
         return ended.value, None
     return ended.left or EmptyOutput(), f"stage '{stage.id}' timed out after {stage.timeout_ms}ms"

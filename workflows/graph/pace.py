@@ -51,13 +51,18 @@ class Pace:
 
     def __init__(self) -> None:
         self._done = 0.0
-        self._is_pausing = False
+        self._resumed: asyncio.Event | None = None
+        """Set when the pause that is under way has ended."""
 
     async def keep(self, state_keys: int) -> None:
-        """Return at once, or after a pause where enough was done."""
+        """Before a stage: return at once, or after a pause where enough was done."""
+        await self.spend(1 + state_keys / KEYS_OF_A_STAGE)
+
+    async def spend(self, stages: float) -> None:
+        """The same before what takes as long as so many stages."""
         while self._done >= MOST_AT_ONCE:
             await self.pause()
-        self._done += 1 + state_keys / KEYS_OF_A_STAGE
+        self._done += stages
 
     def charge(self, characters: int) -> None:
         """Count an answer that was written."""
@@ -65,15 +70,16 @@ class Pace:
 
     async def pause(self) -> None:
         """Give the worker back; those who ask meanwhile wait for the same pause."""
-        if self._is_pausing:
-            await workflow.wait_condition(lambda: not self._is_pausing)
+        if self._resumed is not None:
+            await self._resumed.wait()
             return
-        self._is_pausing = True
+        self._resumed = resumed = asyncio.Event()
         try:
             await calls.give_way()
             self._done = 0.0
         finally:
-            self._is_pausing = False
+            self._resumed = None
+            resumed.set()
 
 
 async def in_parts(work: Generator[None, None, T]) -> T:

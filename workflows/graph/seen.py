@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from temporalio import workflow
 
 from workflows import calls, wire
-from workflows.errors import PerdureError
+from workflows.errors import PerdureError, cut
 from workflows.graph.outputs import StageFailed
 from workflows.wire import Stored
 
@@ -23,6 +23,8 @@ FINGERPRINT_LENGTH = 16
 # 64 bits: among a hundred thousand items, one chance in three billion that two are taken for the same.
 MAX_SEEN = 50_000
 # Fingerprints, at 30 bytes with their expiry, that fit into the argument with which the store continues as new.
+MAX_NAME_BYTES = 1_000 - len(wire.SEEN_STORE_ID)
+# Of a store: Temporal takes workflow ids of 1,000 bytes, and the refusal of a longer one would be tried again for ever.
 MAX_CLAIM = 20_000
 # Items asked about in one call; more are asked about in several.
 REMEMBERED_CLAIMS = 200
@@ -69,6 +71,8 @@ def _ordered(value: JsonValue) -> JsonValue:
 
 async def claim_unseen(store: str, fingerprints: Sequence[str], ttl_secs: int | None) -> list[bool]:
     """Which of these are new to the store; twice in one list, only the first is. Raises `StageFailed`."""
+    if (size := len(store.encode())) > MAX_NAME_BYTES:
+        raise StageFailed(f"dedup store {cut(store)!r}: its name has {size:,} bytes and the limit is {MAX_NAME_BYTES}.")
     unseen: list[bool] = []
     for first in range(0, len(fingerprints), MAX_CLAIM):
         part = tuple(fingerprints[first : first + MAX_CLAIM])

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from workflows import wire
 from workflows.errors import PatternFailed
 from workflows.graph.definition import PatternKind
+from workflows.graph.pace import Pace, history_is_full
 from workflows.graph.results import AgentOutput, AgentTokens
 from workflows.patterns.configs import LEAST_AGENTS
 from workflows.steps import DEFAULT_MAX_TURNS, AgentSpec, AgentStepSpec, StepOutcome
@@ -152,6 +153,16 @@ async def ask(workflow: AgentWorkflow, questions: Iterable[Question]) -> list[Re
 async def ask_one(workflow: AgentWorkflow, question: Question) -> Reply:
     """Run one step."""
     return reply(question.name, await workflow.agent(question.spec))
+
+
+async def next_round(kind: PatternKind, pace: Pace, steps: int, outputs: Sequence[AgentOutput]) -> None:
+    """Before each round of a pattern that takes any number of them: steps that are denied wait for nothing.
+
+    Raises `PatternFailed`, with what was brought, where the run's history has no room for another round.
+    """
+    if full := history_is_full():
+        raise failed(kind, full, outputs)
+    await pace.spend(1 + steps)
 
 
 def reply(name: str, outcome: StepOutcome) -> Reply:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import JsonValue
 
+from workflows.graph.pace import Pace, history_is_full
 from workflows.graph.results import AgentOutput, PatternOutput
 from workflows.patterns import prompts
 from workflows.patterns.asking import Agents, Question, agent_output, ask_one, members, require, require_any
@@ -42,7 +43,12 @@ async def map_reduce(
     def mapping(position: int) -> Question:
         return mapper.question(prompts.mapping(task, config.items[position]), name=f"{mapper.name}_{position}")
 
+    pace = Pace()
+
     async def map_item(position: int) -> AgentOutput:
+        await pace.keep(0)  # items whose steps are denied wait for nothing
+        if full := history_is_full():
+            return AgentOutput(name=f"{mapper.name}_{position}", answer="", error=full)
         return (await ask_one(workflow, mapping(position))).output
 
     positions = range(len(config.items))

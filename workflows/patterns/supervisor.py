@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from workflows.graph.pace import Pace
 from workflows.graph.results import AgentOutput, PatternOutput
 from workflows.patterns import prompts
-from workflows.patterns.asking import Agents, Member, ask, ask_one, failed, members, require_any
+from workflows.patterns.asking import Agents, Member, ask, ask_one, failed, members, next_round, require_any
 from workflows.patterns.configs import DEFAULT_SUPERVISION_ROUNDS, SupervisorConfig, checked, picked
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ async def supervisor(
     judge = picked(KIND, "supervisor_index", config.supervisor_index, team) or team[-1]
     workers = [member for member in team if member is not judge]
     outputs: list[AgentOutput] = []
-    feedback = ""
+    feedback, pace = "", Pace()
     for number in range(1, config.max_rounds + 1):
+        await next_round(KIND, pace, len(team), outputs)
         answers = await _work(workflow, workers, prompts.revision(task, feedback), number)
         outputs += answers
         if not any(answer.succeeded for answer in answers):

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from workflows.graph.pace import Pace
 from workflows.graph.results import AgentOutput, PatternOutput
 from workflows.patterns import prompts
-from workflows.patterns.asking import Agents, Member, Question, ask, members, require_any
+from workflows.patterns.asking import Agents, Member, Question, ask, members, next_round, require_any
 from workflows.patterns.combining import combined
 from workflows.patterns.configs import DEFAULT_DEBATE_ROUNDS, SwarmDebateConfig, checked, picked
 
@@ -36,9 +37,10 @@ async def swarm_debate(
     team = members(KIND, agents)
     synthesizer = picked(KIND, "synthesizer_index", config.synthesizer_index, team)
     latest = [each.output for each in await ask(workflow, [member.question(task) for member in team])]
-    outputs = list(latest)
+    outputs, pace = list(latest), Pace()
     for number in range(1, config.rounds):
         require_any(outputs)
+        await next_round(KIND, pace, len(team), outputs)
         asked = [_critique(member, position, number, task, latest) for position, member in enumerate(team)]
         latest = [each.output for each in await ask(workflow, asked)]
         outputs += latest
