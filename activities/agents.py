@@ -213,7 +213,7 @@ def _out_of_budget(error: BudgetExceeded, attempt: Attempt) -> StepOutcome:
         output=_failure_text(text),
         status="suspended",
         error=text,
-        needs=TokensNeeded(at_least=max(0, error.needed)),
+        needs=TokensNeeded(at_least=max(0, error.needed), at_least_usd=max(0.0, error.needed_usd)),
         transcript=attempt.transcript,
     )
 

@@ -21,7 +21,7 @@ from temporalio import activity
 from activities.blobs import BlobStore, Checkpoints, plain_json
 from activities.heartbeat import INLINE_BYTES, PROGRESS_CHARACTERS, Beat, Pulse
 from workflows.errors import BudgetExceeded, StepCancelled, cut
-from workflows.steps import Grant, StepCall, Usage, task_label
+from workflows.steps import StepCall, Usage, task_label
 
 INLINE = "inline:"
 # Start of a transcript reference that is the checkpoint itself, as JSON: without a store, a suspended step takes it
@@ -112,7 +112,13 @@ class Attempt:
     async def pieces(self) -> list[JsonValue]:
         """Everything that `add` has left, in order. Raises `StoreUnavailable`."""
         if self._checkpoints and self._reference is not None:
-            return [piece for left in await self._checkpoints.all() for piece in _several(left.value)]
+            whole = await self._checkpoints.all()
+            if not whole or whole[-1].reference != self._reference:
+                self.warn(
+                    "A piece that this step left in the blob store cannot be read, so what came after it is done, and "
+                    "paid for, once more. The worker's log names the piece."
+                )
+            return [piece for left in whole for piece in _several(left.value)]
         inline = _several(self._inline)
         self._inherited = list(inline) if self._checkpoints else []
         return inline
@@ -160,7 +166,7 @@ class Attempt:
             self.has_spent = self.is_unsaved = True
         self.pulse.hurry()
 
-    def check(self, estimate: int) -> None:
+    def check(self, estimate: int, usd: float = 0.0) -> None:
         """Hold the next model call to the grant. Raises `BudgetExceeded`."""
         grant = self.call.grant
         if grant is None:
@@ -168,7 +174,7 @@ class Attempt:
         if grant.tokens is not None:
             self._check_tokens(grant.tokens, estimate)
         if grant.usd is not None:
-            self._check_dollars(grant, estimate)
+            self._check_dollars(grant.usd, estimate, usd)
 
     def _check_tokens(self, granted: int, estimate: int) -> None:
         spent = self.usage.total_tokens - self.settled.total_tokens
@@ -180,16 +186,24 @@ class Attempt:
             needed=estimate,
         )
 
-    def _check_dollars(self, grant: Grant, estimate: int) -> None:
-        if self.usage.cost_usd is None and self.usage.total_tokens:
+    def _check_dollars(self, granted: float, estimate: int, usd: float) -> None:
+        if self.is_unpriced:
             self.warn("A model call of this step has no known price, so its limit in dollars cannot be held.")
             return
         spent = (self.usage.cost_usd or 0.0) - (self.settled.cost_usd or 0.0)
-        if grant.usd is not None and spent >= grant.usd:
-            raise BudgetExceeded(
-                f"step {self.call.spec.task_id!r} has used {spent:.4f} of the {grant.usd:.4f} dollars granted to it",
-                needed=estimate,
-            )
+        if spent < granted and spent + usd <= granted:
+            return
+        asked = f", and the next model call is estimated at {usd:.4f}" if usd else ""
+        raise BudgetExceeded(
+            f"step {self.call.spec.task_id!r} has used {spent:.4f} of the {granted:.4f} dollars granted to it{asked}",
+            needed=estimate,
+            needed_usd=usd,
+        )
+
+    @property
+    def is_unpriced(self) -> bool:
+        """Whether something was spent whose price nobody knows, which is not the same as free."""
+        return self.usage.cost_usd is None and self.usage.total_tokens > 0
 
     @property
     def remaining_tokens(self) -> int | None:
@@ -198,6 +212,14 @@ class Attempt:
         if grant is None or grant.tokens is None:
             return None
         return max(0, grant.tokens - (self.usage.total_tokens - self.settled.total_tokens))
+
+    @property
+    def remaining_usd(self) -> float | None:
+        """What the grant leaves in dollars; None where nothing limits it, or a price is not known."""
+        grant = self.call.grant
+        if grant is None or grant.usd is None or self.is_unpriced:
+            return None
+        return max(0.0, grant.usd - ((self.usage.cost_usd or 0.0) - (self.settled.cost_usd or 0.0)))
 
     async def keep(self, value: Any) -> None:
         """Leave a checkpoint; returns when it is durable, or when it is known that it cannot be kept."""
@@ -312,17 +334,22 @@ class StepContext:
         """What the step may still spend before it must ask for more; None where nothing limits it."""
         return self._attempt.remaining_tokens
 
+    @property
+    def remaining_usd(self) -> float | None:
+        """The same in dollars; None also where something was spent whose price nobody knows."""
+        return self._attempt.remaining_usd
+
     def warn(self, text: str) -> None:
         """Tell the run something about this step, once: it becomes an event."""
         self._attempt.warn(text)
 
-    def check_before_llm(self, estimate: int = 0) -> None:
-        """Ask before a model call that may use `estimate` tokens. Raises `BudgetExceeded`; let it pass.
+    def check_before_llm(self, estimate: int = 0, *, usd: float = 0.0) -> None:
+        """Ask before a model call that may use `estimate` tokens and cost `usd`. Raises `BudgetExceeded`; let it pass.
 
         The step then gets more tokens and runs again from its latest checkpoint; where it has spent something since
         that checkpoint it is denied instead, for running again would pay for it twice.
         """
-        self._attempt.check(estimate)
+        self._attempt.check(estimate, usd)
 
     def record_after_llm(self, usage: Usage) -> None:
         """Count what a model call used; once for each call."""
@@ -355,10 +382,10 @@ class BlockingStepContext(StepContext):
             asyncio.run_coroutine_threadsafe(super().checkpoint(value), self._loop).result()
         self._stop_if_cancelled()
 
-    def check_before_llm(self, estimate: int = 0) -> None:
+    def check_before_llm(self, estimate: int = 0, *, usd: float = 0.0) -> None:
         """Ask before a model call, as `StepContext.check_before_llm` does."""
         self._stop_if_cancelled()
-        super().check_before_llm(estimate)
+        super().check_before_llm(estimate, usd=usd)
 
     def record_after_llm(self, usage: Usage) -> None:
         """Count what a model call used; once for each call."""

@@ -217,7 +217,7 @@ def grant(ledger: Ledger, request: Request) -> Decision:
 def _decided(ledger: Ledger, tokens: int | Shortfall | None, usd: int | Shortfall | None, at_least: int) -> Decision:
     if isinstance(tokens, Shortfall) or isinstance(usd, Shortfall):
         if Shortfall.FOR_GOOD in (tokens, usd):
-            return Denied(shortage_reason(ledger, at_least))
+            return Denied(shortage_reason(ledger, at_least, is_of_dollars=tokens is not Shortfall.FOR_GOOD))
         return MustWait(waiting_reason(ledger))
     held = replace(ledger, tokens=_hold(ledger.tokens, tokens), usd=_hold(ledger.usd, usd))
     if tokens is None and usd is None:
@@ -285,8 +285,10 @@ def request_more(
     """
     if held is None or (held.tokens is None and held.usd is None):
         raise NothingToGain("it was suspended for tokens, and nothing limits the tokens it may spend")
-    at_least, at_least_usd = needs.at_least, 0
-    if not made_progress:
+    at_least, at_least_usd = needs.at_least, nano(needs.at_least_usd) or 0
+    if not made_progress and at_least_usd and held.usd is not None:
+        at_least_usd = max(at_least_usd, (nano(held.usd) or 0) + 1)
+    elif not made_progress:
         at_least = at_least if held.tokens is None else max(at_least, held.tokens + 1)
         at_least_usd = 0 if held.usd is None or held.tokens is not None else (nano(held.usd) or 0) + 1
     if cap is not None and spent.total_tokens + max(1, at_least) > cap:
@@ -371,9 +373,9 @@ def exhausted_reason(ledger: Ledger) -> str:
     return f"workflow dollar budget exhausted (${ledger.usd.consumed / NANO:.4f} / ${limit:.4f})"
 
 
-def shortage_reason(ledger: Ledger, at_least: int) -> str:
+def shortage_reason(ledger: Ledger, at_least: int, *, is_of_dollars: bool) -> str:
     """Why a step was denied although the limit is not reached: what is left is too little to go on with."""
-    if ledger.tokens.limit is None:
+    if is_of_dollars:
         return f"workflow dollar budget cannot pay for the next model call (${ledger.usd.consumed / NANO:.4f} used)"
     left = f"{ledger.tokens.consumed} / {ledger.tokens.limit} tokens used"
     return f"workflow token budget cannot pay {max(1, at_least)} tokens more ({left})"

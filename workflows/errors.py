@@ -153,9 +153,9 @@ class RetryableStepError(Exception):
 class BudgetExceeded(Exception):
     """The step may not spend what it asked for. Let it pass: the step then gets more tokens, or is denied."""
 
-    def __init__(self, message: str, *, needed: int = 0) -> None:
+    def __init__(self, message: str, *, needed: int = 0, needed_usd: float = 0.0) -> None:
         super().__init__(message)
-        self.needed = needed
+        self.needed, self.needed_usd = needed, needed_usd
 
 
 class StepCancelled(Exception):

@@ -60,7 +60,8 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
     taken = wire.size(around) + sum(sizes)
     if taken <= (limit or wire.MAX_PAYLOAD_BYTES):
         return {**around, "stages": stages}
-    over = taken - (limit or wire.largest_payload())
+    limit = limit or wire.largest_payload()
+    over = taken - limit
     if over <= 0:
         return {**around, "stages": stages}
     lighter_state = _without_large_texts_in(state)

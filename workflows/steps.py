@@ -163,6 +163,8 @@ class TokensNeeded(Stored):
     type: Literal["tokens"] = "tokens"
     at_least: NonNegativeInt = 0
     """Tokens that the next model call needs; 0 when unknown."""
+    at_least_usd: NonNegativeFloat = 0.0
+    """The same in dollars, where they are what it is short of."""
 
 
 class Delegation(Stored):

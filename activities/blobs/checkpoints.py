@@ -1,7 +1,8 @@
 """The checkpoints that steps leave in a blob store.
 
 Law: checkpoints form a chain: each names the one before it, so two attempts that overlap (a worker that was lost and
-came back) leave two chains and never a mixed one.
+came back) leave two chains and never a mixed one. What is appended goes after what was read: a chain that broke is not
+made longer.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ class Checkpoints:
         self._store = store
         self._folder = f"{STEPS}/{idempotency_key}"
         self._last: str | None = None
+        """The end of the chain that was read; what is appended comes after it."""
+        self._newest = 0
+        """The highest sequence that is there; what is appended has a higher one, so that it is the newest."""
         self._is_read = False
         self._appending = asyncio.Lock()
 
@@ -74,10 +78,10 @@ class Checkpoints:
             owner = _owner()
             kept = {"value": value, "usage": usage.model_dump(), "after": self._last}
             written = plain_json({**kept, "owner": owner.model_dump()} if owner else kept).encode()
-            sequence = _sequence(self._last) + 1 if self._last else 1
+            sequence = self._newest + 1
             name = f"{sequence:06d}-{_short_hash(written)}"
             await self._store.put(f"{self._folder}/{name}", written)
-            self._last = name
+            self._last, self._newest = name, sequence
             return f"{self._folder}/{name}"
 
     async def latest(self) -> Checkpoint | None:
@@ -86,7 +90,14 @@ class Checkpoints:
             return await self._read_latest()
 
     async def all(self) -> Sequence[Checkpoint]:
-        """The newest chain of pieces that can be read from its first piece on, in order."""
+        """The newest chain of pieces that can be read from its first piece on, in order; `append` goes on with it."""
+        async with self._appending:
+            self._is_read = True
+            chain = await self._whole_chain()
+            self._last = _name(chain[-1]) if chain else None
+            return chain
+
+    async def _whole_chain(self) -> list[Checkpoint]:
         pieces: dict[str, _Piece | None] = {}
         for newest in await self._names():
             chain: list[Checkpoint] = []
@@ -115,8 +126,10 @@ class Checkpoints:
     async def _names(self) -> Sequence[str]:
         """Names of the pieces, newest first."""
         keys = await self._store.list(self._folder)
-        names = [key.removeprefix(f"{self._folder}/") for key in keys]
-        return sorted((name for name in names if _sequence(name)), key=lambda name: (_sequence(name), name))[::-1]
+        names = [name for key in keys if _sequence(name := key.removeprefix(f"{self._folder}/"))]
+        names.sort(key=lambda name: (_sequence(name), name), reverse=True)
+        self._newest = max(self._newest, _sequence(names[0])) if names else self._newest
+        return names
 
     async def _read(self, name: str) -> _Piece | None:
         key = f"{self._folder}/{name}"
@@ -150,8 +163,12 @@ async def owner_of(store: BlobStore, key: str) -> Owner | None:
         return None
 
 
+def _name(checkpoint: Checkpoint) -> str:
+    return checkpoint.reference.rpartition("/")[2]
+
+
 def _sequence(name: str) -> int:
-    """Place of a piece in its chain, from 1; 0 for a name of another form."""
+    """Which piece of its step it is, from 1; 0 for a name of another form."""
     digits = name.partition("-")[0]
     return int(digits) if digits.isascii() and digits.isdecimal() else 0
 

@@ -231,8 +231,13 @@ def _json(body: bytes) -> Any:
 
 
 def _head(status: int, headers: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [f"HTTP/1.1 {status} {_phrase(status)}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _phrase(status: int) -> str:
+    """What stands behind the number; nothing for those that providers have made up, as 529."""
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
 
 
 async def _send(

@@ -239,7 +239,7 @@ async def test_checkpoints_pass_over_a_corrupt_piece(store: FolderStore, tmp_pat
         }
     ]
     third = await Checkpoints(store, "k").append("third", Usage())
-    assert third.startswith("steps/k/000002-")
+    assert third.startswith("steps/k/000003-"), "a number once given, to whatever piece, is not given again"
 
 
 async def test_checkpoints_of_a_broken_chain_end_before_the_break(store: FolderStore, tmp_path: Path) -> None:
@@ -249,6 +249,35 @@ async def test_checkpoints_of_a_broken_chain_end_before_the_break(store: FolderS
     (tmp_path / "blobs" / references[2]).unlink()
     with capture_logs():
         assert [piece.value for piece in await Checkpoints(store, "k").all()] == [0, 1]
+
+
+async def test_checkpoints_go_on_after_the_chain_that_was_read(store: FolderStore, tmp_path: Path) -> None:
+    """What is appended follows the pieces that were read, not a newer one that hangs in the air."""
+    left = Checkpoints(store, "k")
+    references = [await left.append(turn, Usage(input_tokens=turn)) for turn in range(4)]
+    (tmp_path / "blobs" / references[2]).write_bytes(b"torn")
+    with capture_logs():
+        reader = Checkpoints(store, "k")
+        assert [piece.value for piece in await reader.all()] == [0, 1]
+        again = await reader.append("2, once more", Usage(input_tokens=9))
+        last = await reader.append("3, once more", Usage(input_tokens=10))
+        found = Checkpoints(store, "k")
+        assert [piece.value for piece in await found.all()] == [0, 1, "2, once more", "3, once more"]
+        assert await found.latest() == Checkpoint("3, once more", Usage(input_tokens=10), last)
+    assert again.startswith("steps/k/000005-")
+
+
+async def test_checkpoints_without_a_whole_chain_begin_anew(store: FolderStore, tmp_path: Path) -> None:
+    """Where the first piece is lost there is nothing to go on from, and the new beginning is found again."""
+    left = Checkpoints(store, "k")
+    references = [await left.append(turn, Usage()) for turn in range(3)]
+    (tmp_path / "blobs" / references[0]).unlink()
+    with capture_logs():
+        reader = Checkpoints(store, "k")
+        assert await reader.latest() == Checkpoint(2, Usage(), references[2])
+        assert await reader.all() == []
+        await reader.append("anew", Usage())
+        assert [piece.value for piece in await Checkpoints(store, "k").all()] == ["anew"]
 
 
 async def test_checkpoints_of_overlapping_attempts_do_not_mix(store: FolderStore) -> None:

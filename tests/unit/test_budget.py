@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from workflows import budget
-from workflows.budget import Account, BudgetChange, Denied, Granted, Ledger, MustWait, Request, UsageReport
-from workflows.steps import Grant, RunOptions, Usage
+from workflows.budget import NANO, Account, BudgetChange, Denied, Granted, Ledger, MustWait, Request, UsageReport
+from workflows.steps import Grant, RunOptions, TokensNeeded, Usage
+
+HELD = Grant(tokens=100, usd=0.5)
 
 
 def limited(limit: int, *, consumed: int = 0, granted: int = 0) -> Ledger:
@@ -233,6 +235,33 @@ def test_allot_decides(ledger: Ledger, bundle: budget.Bundle, decision: budget.D
 def test_whole_grant_is_charged_where_nobody_knows(held: Grant | None, charged: Usage) -> None:
     """What a lost worker, or a lost child, spent is at most what it held."""
     assert budget.whole(held) == charged
+
+
+@pytest.mark.parametrize(
+    ("needs", "made_progress", "asked"),
+    [
+        (TokensNeeded(at_least_usd=0.2), True, Request(2, 0, None, HELD, NANO // 5)),
+        (TokensNeeded(at_least_usd=0.2), False, Request(2, 0, None, HELD, NANO // 2 + 1)),
+        (TokensNeeded(at_least_usd=0.7), False, Request(2, 0, None, HELD, 7 * NANO // 10)),
+        (TokensNeeded(at_least=20), True, Request(2, 20, None, HELD, 0)),
+        (TokensNeeded(at_least=20), False, Request(2, 101, None, HELD, 0)),
+    ],
+    ids=["dollars", "dollars, and nothing was spent", "many dollars", "tokens", "tokens, and nothing was spent"],
+)
+def test_request_more_asks_for_what_is_short(needs: TokensNeeded, made_progress: bool, asked: Request) -> None:
+    """A step that is short of dollars asks for no more tokens: it would wait for them in vain."""
+    assert (
+        budget.request_more(needs=needs, held=HELD, spent=Usage(), made_progress=made_progress, cap=None, sharing=2)
+        == asked
+    )
+
+
+def test_grant_denied_for_dollars_says_so() -> None:
+    """Where both are limited, the reason names the one that is short."""
+    ledger = Ledger(tokens=Account(limit=1_000), usd=Account(limit=NANO, consumed=NANO // 2))
+    assert budget.grant(ledger, Request(at_least_usd=NANO)) == Denied(
+        "workflow dollar budget cannot pay for the next model call ($0.5000 used)"
+    )
 
 
 def test_settle_charges_an_overrun_in_full() -> None:

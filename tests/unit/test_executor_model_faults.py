@@ -58,6 +58,8 @@ def _text(outcome: StepOutcome) -> str:
         (TOO_MANY, "ServiceBusy", "answered 429: Rate limit reached for requests.", 1),
         (OVERLOADED, "ServiceBusy", "answered 503: The engine is currently overloaded.", 1),
         (Refusal(503, "Later."), "ServiceBusy", "answered 503: Later.", None),
+        (Refusal(529, "Overloaded."), "ServiceBusy", "answered 529: Overloaded.", None),
+        (Refusal(529, "Overloaded.", {"Retry-After": "4"}), "ServiceBusy", "answered 529: Overloaded.", 4),
         (retry_after("Fri, 22 Nov 2999 00:00:00 GMT"), "ServiceBusy", "answered 429: Rate limit reached for requests.",
          LONGEST_WAIT.total_seconds()),
         (retry_after("86400"), "ServiceBusy", "answered 429: Rate limit reached for requests.",
@@ -74,7 +76,8 @@ def _text(outcome: StepOutcome) -> str:
          "(received 210 bytes, expected 420)", None),
         (Hang(), "RetryableStepError", "did not answer within 0.5 s", None),
     ],
-    ids=["429", "503", "no date", "far", "a day", "500", "502", "408", "html", "nothing", "numbers", "cut", "hang"],
+    ids=["429", "503", "no date", "529", "529 dated", "far", "a day", "500", "502", "408", "html", "nothing", "numbers",
+         "cut", "hang"],
 )  # fmt: skip
 async def test_model_failures_that_are_tried_again(
     steps: ModelSteps, reply: Reply, kind: str, text: str, seconds: float | None

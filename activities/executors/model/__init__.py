@@ -9,6 +9,7 @@ pydantic-ai's.
     transcript.py   what was said, in pieces that are kept one by one
     toolset.py      which tools the model is offered, and how a call of one ends
     asking.py       one request: its limits, what it cost, and what its failure means
+    prices.py       dollars of a request, and what a sum of them pays for
     output.py       the answer in the form that the step asks for
     conversation.py the loop
 

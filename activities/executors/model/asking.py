@@ -1,13 +1,13 @@
 """One request: the limits that it is sent under, what it cost, and which model answered.
 
-Law: a request's max_tokens and the estimate of its prompt are within what the step's grant leaves, and what an answer
-cost is counted before anything else is done with it.
+Law: a request's max_tokens and the estimate of its prompt are within what the step's grant leaves, in tokens and, where
+the model's price is known, in dollars; what an answer cost is counted before anything else is done with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pydantic_ai.exceptions import AgentRunError, UserError
@@ -16,6 +16,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.usage import RequestUsage
 
 from activities.context import StepContext
 from activities.entries import ModelAgent
@@ -24,6 +25,7 @@ from activities.executors.model import faults
 from activities.executors.model.estimate import answer_tokens, prompt_tokens
 from activities.executors.model.naming import ModelSource, is_own_model, model_of, sources_of
 from activities.executors.model.output import Form
+from activities.executors.model.prices import cost_of, price_of
 from workflows.errors import RetryableStepError, StepFailed, cut
 from workflows.steps import Usage
 
@@ -34,6 +36,11 @@ LARGEST_FIRST_CAP = 16_384
 # today take this much; an answer that it cuts is asked for again with twice as much.
 
 
+COUNTED = "A model has answered."
+"""In the log, at level debug, with what its prompt was taken for and what was counted: a limit holds as well as the
+estimate does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cap:
     """What an answer may take."""
@@ -41,6 +48,22 @@ class Cap:
     tokens: int | None
     is_from_grant: bool
     """Whether the grant set it, not the agent."""
+
+    def within(self, granted: int) -> Cap:
+        """This cap, or what the grant leaves where that is less."""
+        return self if self.tokens is not None and self.tokens <= granted else Cap(granted, is_from_grant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a request says, and how many tokens that is taken to be."""
+
+    messages: list[ModelMessage]
+    tools: list[ToolDefinition]
+    form: Form
+    tokens: int
+    cut_at: int | None
+    """The cap that cut the answer to it before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,37 +107,50 @@ class Asking:
     ) -> Answer:
         """The model's answer. Raises `BudgetExceeded`, `StepFailed` or `RetryableStepError`."""
         estimate = prompt_tokens(messages, [self.entry.instructions, form.written], tools)
-        cap = self._cap(estimate, cut_at)
-        source, response = await self._from_one_of_them(messages, tools, form, cap)
+        prompt = Prompt(messages, tools, form, estimate, cut_at)
+        source, response, cap = await self._from_one_of_them(prompt, self._cap(prompt))
         self._count(source, response, estimate)
         self.alive.touch()
         return self._judged(source, response, cap)
 
-    def _cap(self, estimate: int, cut_at: int | None) -> Cap:
-        """What the answer may take. Raises `BudgetExceeded` where that is too little to be worth the prompt."""
+    def _least(self, prompt: Prompt) -> int:
+        """Tokens of an answer that make the prompt worth its price."""
+        least = LEAST_ANSWER_TOKENS if prompt.cut_at is None else 2 * prompt.cut_at
         own = self.entry.max_output_tokens
-        least = LEAST_ANSWER_TOKENS if cut_at is None else 2 * cut_at
-        self.context.check_before_llm(estimate + (least if own is None else min(least, own)))
-        left = self.context.remaining_tokens
-        if left is None:
-            return Cap(own, is_from_grant=False)
-        largest = LARGEST_FIRST_CAP if cut_at is None else max(LARGEST_FIRST_CAP, 2 * cut_at)
-        granted = min(left - estimate, largest)
-        if own is not None and own <= granted:
-            return Cap(own, is_from_grant=False)
-        return Cap(granted, is_from_grant=True)
+        return least if own is None else min(least, own)
 
-    async def _from_one_of_them(
-        self, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cap: Cap
-    ) -> tuple[ModelSource, ModelResponse]:
-        """The answer of the first model that gives one."""
+    def _cap(self, prompt: Prompt) -> Cap:
+        """What the answer may take. Raises `BudgetExceeded` where that is too little to be worth the prompt."""
+        self.context.check_before_llm(prompt.tokens + self._least(prompt))
+        own, left = Cap(self.entry.max_output_tokens, is_from_grant=False), self.context.remaining_tokens
+        return own if left is None else own.within(min(left - prompt.tokens, _largest(prompt)))
+
+    def _affordable(self, source: ModelSource, model: Model, prompt: Prompt, cap: Cap) -> Cap:
+        """The cap, held to the dollars that the grant leaves. Raises `BudgetExceeded` where they are too few."""
+        left = self.context.remaining_usd
+        if left is None:
+            return cap
+        price = price_of(model, prompt.tokens)
+        if price is None:
+            self.context.warn(
+                f"Model {cut(source.model)!r} has no known price, so the step's limit in dollars cannot be held."
+            )
+            return cap
+        self.context.check_before_llm(usd=price.dollars(self._least(prompt)))
+        payable = price.answer_tokens(left)
+        return cap if payable is None else cap.within(min(payable, _largest(prompt)))
+
+    async def _from_one_of_them(self, prompt: Prompt, cap: Cap) -> tuple[ModelSource, ModelResponse, Cap]:
+        """The answer of the first model that gives one, and the cap that it was given under."""
         sources = sources_of(self.entry, self.resources.registry.default_model)
         failures: list[faults.Failure] = []
         for place in range(self._first, len(sources)):
             source = sources[place]
             try:
+                model = await model_of(source, self.resources)
+                payable = self._affordable(source, model, prompt, cap)
                 await self._turn(source)
-                response = await self._request(source, messages, tools, form, cap)
+                response = await self._request(source, model, prompt, payable)
             except (StepFailed, RetryableStepError) as error:
                 if isinstance(error, ServiceBusy) and error.after is not None:
                     self.resources.paces.hold(_service(source), error.after)
@@ -123,7 +159,7 @@ class Asking:
                     self.context.warn(f"{cut(following.model)!r} was asked instead: {faults.said(error)}")
                 continue
             self._first = place
-            return source, response
+            return source, response, payable
         raise faults.of_all(self.entry.name, failures)
 
     async def _turn(self, source: ModelSource) -> None:
@@ -133,16 +169,13 @@ class Asking:
             await paces.turn(f"agent {self.entry.name}", self.entry.requests_per_second, touch)
         await paces.turn(_service(source), self.resources.registry.rates.get(source.model), touch)
 
-    async def _request(
-        self, source: ModelSource, messages: list[ModelMessage], tools: list[ToolDefinition], form: Form, cap: Cap
-    ) -> ModelResponse:
-        model = await model_of(source, self.resources)
+    async def _request(self, source: ModelSource, model: Model, prompt: Prompt, cap: Cap) -> ModelResponse:
         self.alive.touch()  # what took time was to load it
-        parameters = form.parameters(tools, model)
+        parameters = prompt.form.parameters(prompt.tools, model)
         limit = self.entry.request_timeout_seconds
         try:
             async with asyncio.timeout(limit) as deadline:
-                prepared = model.prepare_messages(messages, parameters)
+                prepared = model.prepare_messages(prompt.messages, parameters)
                 settings = _settings(self.entry, model, cap)
                 if self.alive.limit_seconds is None or not _can_stream(model):
                     return await model.request(prepared, settings, parameters)
@@ -162,21 +195,27 @@ class Asking:
 
     def _count(self, source: ModelSource, response: ModelResponse, estimate: int) -> None:
         """Charge an answer, by estimate where its provider counted nothing."""
-        usage = response.usage
-        if usage.input_tokens or usage.output_tokens:
-            self.context.record_after_llm(
-                Usage(
-                    input_tokens=usage.input_tokens,
-                    output_tokens=usage.output_tokens,
-                    requests=1,
-                    cost_usd=_price(response),
-                )
+        counted = response.usage
+        if not (counted.input_tokens or counted.output_tokens):
+            self.context.warn(
+                f"Model {cut(source.model)!r} does not say what it used, so its calls are charged by estimate."
             )
-            return
-        self.context.warn(
-            f"Model {cut(source.model)!r} does not say what it used, so its calls are charged by estimate."
+            counted = RequestUsage(input_tokens=estimate, output_tokens=answer_tokens(response))
+        self.context.log.debug(
+            COUNTED,
+            model=source.model,
+            estimated_tokens=estimate,
+            input_tokens=counted.input_tokens,
+            output_tokens=counted.output_tokens,
         )
-        self.context.record_after_llm(Usage(input_tokens=estimate, output_tokens=answer_tokens(response), requests=1))
+        self.context.record_after_llm(
+            Usage(
+                input_tokens=counted.input_tokens,
+                output_tokens=counted.output_tokens,
+                requests=1,
+                cost_usd=cost_of(replace(response, usage=counted)),
+            )
+        )
 
     def _judged(self, source: ModelSource, response: ModelResponse, cap: Cap) -> Answer:
         """The answer, unless it was cut or withheld: then it is none, and never comes out as one."""
@@ -197,6 +236,11 @@ def _service(source: ModelSource) -> str:
     return f"{source.model} at {source.base_url}"
 
 
+def _largest(prompt: Prompt) -> int:
+    """What an answer may take at most, however much is granted."""
+    return LARGEST_FIRST_CAP if prompt.cut_at is None else max(LARGEST_FIRST_CAP, 2 * prompt.cut_at)
+
+
 def _settings(entry: ModelAgent, model: Model, cap: Cap) -> ModelSettings:
     """How a request is to be answered. Temporal retries, so the service's client does not."""
     ours: dict[str, Any] = {
@@ -213,15 +257,3 @@ def _settings(entry: ModelAgent, model: Model, cap: Cap) -> ModelSettings:
 
 def _can_stream(model: Model) -> bool:
     return not isinstance(model, FunctionModel) or model.stream_function is not None
-
-
-def _price(response: ModelResponse) -> float | None:
-    """Dollars of an answer; None where nobody knows the price, which is not the same as free."""
-    if response.usage.cost is not None:
-        return float(response.usage.cost)
-    if not response.model_name:
-        return None
-    try:
-        return float(response.cost().total_price)
-    except (LookupError, ValueError):
-        return None
