@@ -42,7 +42,7 @@ CONTENT_FIELDS = frozenset(
 LONGEST_TEXT = 8_000
 # Longer texts are cut, with their length: a line must fit what log collectors take (commonly 16 KB).
 
-CHATTY_LOGGERS = ("asyncio", "httpcore", "httpx", "mcp", "openai")
+CHATTY_LOGGERS = ("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "mcp", "openai")
 # They report every request at level info; that is of use only when debugging.
 
 TEMPORAL_EXTRAS = ("temporal_workflow", "temporal_activity")

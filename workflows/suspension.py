@@ -28,6 +28,7 @@ from workflows.window import sliding_window
 
 MAX_DELEGATION_DEPTH = 8
 # Specialists may delegate too, and two that name each other would do so until the budget is gone.
+TOO_DEEP = f"Not done: this is the subtask of a subtask, {MAX_DELEGATION_DEPTH} deep. Solve it without delegating."
 MAX_ANSWERS_CHARACTERS = 400_000
 # Of all answers that a step goes on with: they travel in its next argument, which holds 1.9 MB, four bytes each.
 SHOWN_ARGUMENTS = 4_000
@@ -48,7 +49,7 @@ delegated: ContextVar[list[tuple[Delegation, StepOutcome]] | None] = ContextVar(
 
 @contextmanager
 def gathering() -> Iterator[list[tuple[Delegation, StepOutcome]]]:
-    """The specialists of the steps that are run inside, with their outcomes, in the order in which they end."""
+    """The specialists of the steps that are run inside, with their outcomes, in the order in which they were asked."""
     found: list[tuple[Delegation, StepOutcome]] = []
     before = delegated.get()
     delegated.set(found)
@@ -85,24 +86,30 @@ async def answers(run: Run, suspended: Suspended, needs: AnswersNeeded, run_step
     calls += [(suspended.name(each.tool), each) for each in needs.approvals]
     room = MAX_ANSWERS_CHARACTERS // max(1, len(calls))
     depth = delegation_depth.get() + 1
+    outcomes: dict[str, tuple[Delegation, StepOutcome]] = {}
 
     async def answer(named: tuple[str, Delegation | ToolRequest]) -> JsonValue:
         name, call = named
         if isinstance(call, Delegation):
-            return _shortened(await _delegate(suspended, call, name, depth, run_step), room)
+            if depth > MAX_DELEGATION_DEPTH:
+                return TOO_DEEP
+            outcome = await _delegate(suspended, call, name, depth, run_step)
+            outcomes[name] = (call, outcome)
+            return _shortened(outcome.output if outcome.success else f"Failed: {outcome.error or outcome.output}", room)
         return (await _decide(run, suspended, call, name)).model_dump(mode="json")
 
     given = await sliding_window(calls, len(calls), answer)  # a specialist waits for a slot of the run all the same
+    gathered = delegated.get()
+    if gathered is not None:  # who ended first is chance, and a result should not depend on it
+        gathered += [outcomes[name] for name, _ in calls if name in outcomes]
     return {call.call_id: answer for (_, call), answer in zip(calls, given, strict=True)}
 
 
-async def _delegate(suspended: Suspended, call: Delegation, name: str, depth: int, run_step: RunStep) -> str:
-    """What the agent is told of a subtask."""
-    if depth > MAX_DELEGATION_DEPTH:
-        return f"Not done: this is the subtask of a subtask, {MAX_DELEGATION_DEPTH} deep. Solve it without delegating."
+async def _delegate(suspended: Suspended, call: Delegation, name: str, depth: int, run_step: RunStep) -> StepOutcome:
+    """What a specialist made of a subtask."""
     spec, profiles = suspended.spec, {profile.name: profile for profile in suspended.spec.specialists}
     delegation_depth.set(depth)  # in this answer's task, and those it creates
-    outcome = await run_step(
+    return await run_step(
         AgentStepSpec(
             task_id=f"{spec.task_id}.{name}",
             agent=call.specialist,
@@ -113,10 +120,6 @@ async def _delegate(suspended: Suspended, call: Delegation, name: str, depth: in
         ),
         f"{suspended.step}.{name}",
     )
-    gathered = delegated.get()
-    if gathered is not None:
-        gathered.append((call, outcome))
-    return outcome.output if outcome.success else f"Failed: {outcome.error or outcome.output}"
 
 
 def _shortened(text: str, room: int) -> str:

@@ -14,11 +14,13 @@ from pydantic import JsonValue
 
 from activities.context import StepContext
 from activities.tools.context import ToolContext, ToolFailed
+from activities.tools.registry import tool
 from tests.crash.diary import Diary
 from workflows import AgentStepSpec, Usage
 
 GATES = "closed-gates.json"
 PACE = "pace"
+PAGE_CHARACTERS = 4_096
 LOOK_SECONDS = 0.05
 # How often work that is held looks whether its gate has opened; dozens of steps look at once.
 
@@ -90,6 +92,19 @@ async def scribe(step: AgentStepSpec, context: StepContext) -> JsonValue:
     says = step.profile.metadata.get("says") if step.profile else None
     read = f"{step.task_id} read {crc32(step.prompt.encode()):08x}"
     return says.get(step.task_id, read) if isinstance(says, dict) else read
+
+
+def page(name: str, context: ToolContext) -> str:
+    """A page of a book, 4 KB."""
+    diary = Diary(context.workspace)
+    diary.end(diary.begin(f"page {name}", context.idempotency_key, context.attempt))
+    return f"Page {name}. ".ljust(PAGE_CHARACTERS, ".")
+
+
+@tool(requires_approval=True)
+async def stamp(name: str, context: ToolContext) -> str:
+    """Stamp a paper, waiting at its gate."""
+    return await toil(f"stamp {name}", context)
 
 
 async def toil(name: str, context: ToolContext, fails: int = 0) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from temporalio.client import WorkflowHandle
+from temporalio.service import RPCError
 
 from tests.crash.diary import Diary, Work
 from tests.crash.histories import Finish, finished_twice, finishes, started_again
 from tests.crash.programs import Report
 from tests.support import wait_until
+from workflows import BudgetSnapshot
 
 RESULT_SECONDS = 90.0
 # A step that is lost comes back after six seconds, and some tests lose several in a row.
@@ -21,9 +25,9 @@ QUIET_SECONDS = 0.25
 # Since the last step began: its workflow task has long been answered, so that only steps are in flight.
 
 
-async def report_of(handle: WorkflowHandle[Any, Any]) -> Report:
+async def report_of(handle: WorkflowHandle[Any, Any], seconds: float = RESULT_SECONDS) -> Report:
     """The result of a run, within a limit."""
-    return Report.model_validate(await asyncio.wait_for(handle.result(), RESULT_SECONDS))
+    return Report.model_validate(await asyncio.wait_for(handle.result(), seconds))
 
 
 async def until_in_flight(
@@ -38,6 +42,29 @@ async def until_in_flight(
         return flying if enough else []
 
     return await wait_until(f"{count} steps in flight and {finished} finished", holds)
+
+
+@asynccontextmanager
+async def sampled_budget(run: WorkflowHandle[Any, Any]) -> AsyncIterator[list[BudgetSnapshot]]:
+    """Snapshots of a run's budget, taken all the while; none can be had while no worker lives."""
+    samples: list[BudgetSnapshot] = []
+
+    async def sample() -> None:
+        while True:
+            try:
+                told = await run.query("budget", rpc_timeout=timedelta(seconds=1))
+                samples.append(BudgetSnapshot.model_validate(told))
+            except RPCError:
+                continue  # its worker is dead; the next one will answer
+            await asyncio.sleep(0.1)
+
+    sampler = asyncio.create_task(sample())
+    try:
+        yield samples
+    finally:
+        sampler.cancel()
+        ended = await asyncio.gather(sampler, return_exceptions=True)
+        assert isinstance(ended[0], asyncio.CancelledError), f"sampling the budget failed: {ended[0]!r}"
 
 
 def in_flight(diary: Diary) -> list[Work]:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
-from temporalio.service import RPCError
+from temporalio.client import WorkflowExecutionStatus
 
-from tests.crash.checks import in_flight, lawful_finishes, report_of, until_in_flight
+from tests.crash.checks import in_flight, lawful_finishes, report_of, sampled_budget, until_in_flight
 from tests.crash.diary import Diary
 from tests.crash.histories import finishes, repeated
 from tests.crash.processes import Ground
 from tests.crash.programs import labour, walks
 from tests.support import World, wait_until
-from workflows import BudgetSnapshot
 
 PROGRESS_SECONDS = 8.0
 # Six for the heartbeat timeout of the steps that were lost, the rest for the retry's pause and the step itself.
@@ -149,29 +143,6 @@ async def _has_taken(diary: Diary, pid: int, count: int) -> bool:
     """Whether a worker has taken so many turns."""
     own = {(work.key, work.attempt) for work in diary.work() if work.pid == pid}
     return len([turn for turn in diary.turns() if turn.kept and (turn.key, turn.attempt) in own]) >= count
-
-
-@asynccontextmanager
-async def sampled_budget(run: WorkflowHandle[Any, Any]) -> AsyncIterator[list[BudgetSnapshot]]:
-    """Snapshots of a run's budget, taken all the while; none can be had while no worker lives."""
-    samples: list[BudgetSnapshot] = []
-
-    async def sample() -> None:
-        while True:
-            try:
-                told = await run.query("budget", rpc_timeout=timedelta(seconds=1))
-                samples.append(BudgetSnapshot.model_validate(told))
-            except RPCError:
-                continue  # its worker is dead; the next one will answer
-            await asyncio.sleep(0.1)
-
-    sampler = asyncio.create_task(sample())
-    try:
-        yield samples
-    finally:
-        sampler.cancel()
-        ended = await asyncio.gather(sampler, return_exceptions=True)
-        assert isinstance(ended[0], asyncio.CancelledError), f"sampling the budget failed: {ended[0]!r}"
 
 
 async def test_run_cancelled_while_its_worker_is_dead_is_cancelled_by_the_next(
