@@ -5,6 +5,7 @@ Law: a check that cannot be made is a finding too; no check starts or changes an
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from temporalio.api.workflowservice.v1 import GetSystemInfoRequest, ListWorkersR
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from activities.entries import ModelAgent
 from runtime.commands.options import COMPLETED, NOT_COMPLETED, Common, shared
 from runtime.commands.session import Session, execute, print_json
 from runtime.connect import is_local
@@ -60,7 +62,7 @@ def command(common: Common) -> int:
     findings = [_python(), *_imports(), _binary()]
     settings = _settings(findings)
     if settings is not None:
-        findings += [_agents(settings), _workflows(settings), _codec(settings)]
+        findings += [_agents(settings), *_models(settings), _workflows(settings), _codec(settings)]
         findings += _server(common, settings)
     if common.is_json:
         print_json([asdict(finding) for finding in findings])
@@ -143,6 +145,19 @@ def _agents(settings: Settings) -> Finding:
     except PerdureError as error:
         return Finding("agents", "fail", error.message, "Mend the file; a worker does not start with it.")
     return Finding("agents", "ok", f"{str(settings.agents)!r} has {', '.join(names) or 'no agents'}")
+
+
+def _models(settings: Settings) -> list[Finding]:
+    """Whether each model that an agent asks can be asked; none is, so it costs nothing."""
+    try:
+        registry = load_registry(settings)
+    except PerdureError:
+        return []  # told of already
+    if not any(isinstance(registry.get(name), ModelAgent) for name in registry.names()):
+        return []
+    from activities.executors.model.probing import probe  # loads the model libraries, which take seconds
+
+    return [Finding("model", one.verdict, one.found, one.remedy) for one in asyncio.run(probe(registry))]
 
 
 def _workflows(settings: Settings) -> Finding:

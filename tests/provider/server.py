@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.provider.completions import Completion, fault_of, token_limit
 from tests.provider.ledger import End, Ledger
-from tests.provider.replies import Answer, Cut, Hang, Refusal, Reply, Rubbish
+from tests.provider.replies import WRONG_KEY, Answer, Cut, Hang, Refusal, Reply, Rubbish
 from tests.provider.scripts import Request, Script, digest
 
 MODELS = ("scripted", "scripted-2")
@@ -57,6 +57,8 @@ class Provider:
         self.headers: list[Mapping[str, str]] = []
         """Their headers, names in lower case."""
         self.port = 0
+        self.key: str | None = None
+        """The only key that /v1/models is told for; None takes any."""
         self._connections: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -94,6 +96,8 @@ class Provider:
 
     async def _answer(self, asked: _Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         match asked.method, asked.path:
+            case "GET", "/v1/models" if self.key not in (None, asked.key):
+                await _refuse(writer, WRONG_KEY, asked.key)
             case "GET", "/v1/models":
                 listed = [{"id": name, "object": "model", "created": 0, "owned_by": "tests"} for name in MODELS]
                 await _send(writer, 200, json.dumps({"object": "list", "data": listed}).encode())
