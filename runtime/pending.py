@@ -38,6 +38,11 @@ class Pending:
     failure: str | None = None
     """What the last attempt failed with."""
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether there is more to say than that the step runs."""
+        return bool(self.progress or self.tokens or self.attempt > 1)
+
     def to_json(self) -> Json:
         """What is known, for programs."""
         told = {

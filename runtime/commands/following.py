@@ -68,7 +68,7 @@ class Murmur:
         now = time.monotonic()
         for step, said in by_step(self._running.values(), pending).items():
             told_at, before = self._told.get(step, (float("-inf"), None))
-            if said != before and now - told_at >= TOLD_EVERY.total_seconds():
+            if said.is_telling and said != before and now - told_at >= TOLD_EVERY.total_seconds():
                 self._told[step] = (now, said)
                 self.tell(step, said)
 
