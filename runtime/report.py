@@ -180,7 +180,8 @@ def event_line(envelope: Json) -> str:
 
 
 def _phase_start(event: Json) -> str:
-    return f"▶ phase {event['index']} {event['name']!r} begins: {counted(event['step_count'], 'step')}"
+    more = " or more" if event.get("more") else ""
+    return f"▶ phase {event['index']} {event['name']!r} begins: {counted(event['step_count'], 'step')}{more}"
 
 
 def _phase_end(event: Json) -> str:
@@ -240,6 +241,22 @@ def _step_resumed(event: Json) -> str:
     return f"step {event['step']} goes on" + (f"; its next model call takes {needed:,} tokens" if needed else "")
 
 
+def _slice_started(event: Json) -> str:
+    tokens = event.get("tokens")
+    text = f"▶ run {event['workflow_id']} carries {counted(event['step_count'], 'step')} from {event['first']}"
+    return text if tokens is None else f"{text}, with {tokens:,} tokens"
+
+
+def _slice_finished(event: Json) -> str:
+    text = (
+        f"{FAILED_MARK if event['failed'] else '✓'} run {event['workflow_id']} ended: {event['succeeded']:,} succeeded"
+    )
+    text += f", {event['failed']:,} failed"
+    text += f", {event['returned']:,} left to others" if event.get("returned") else ""
+    text += f", {event['total_tokens']:,} tokens" if event.get("total_tokens") else ""
+    return f"{text}: {event['error']}" if event.get("error") else text
+
+
 def _stage_finished(event: Json) -> str:
     is_ok = event["status"] == "succeeded"
     mark = "✓" if is_ok else FAILED_MARK
@@ -286,6 +303,10 @@ EVENT_TEXTS: dict[str, Callable[[Json], str]] = {
     "usage_unknown": _usage_unknown,
     "usage_recorded": lambda event: f"usage {event['id']!r} recorded: {event['usage'].get('total_tokens', 0):,} tokens",
     "signal_rejected": lambda event: f"signal {event['signal']!r} was not understood: {event['reason']}",
+    "slice_started": _slice_started,
+    "slice_finished": _slice_finished,
+    "slice_waiting": lambda event: f"… {counted(event['step_count'], 'step')} to come: {event['reason']}",
+    "slice_denied": lambda event: f"{FAILED_MARK} {counted(event['step_count'], 'step')} not begun: {event['reason']}",
     "stage_started": lambda event: f"▶ stage {event['stage']!r} begins",
     "stage_finished": _stage_finished,
     "approval_asked": lambda event: f"… approval {event['id']!r} of {asker(event)} waits: {event['prompt']}",

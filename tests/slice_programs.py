@@ -29,7 +29,8 @@ def _prompt(number: int, plan: Mapping[str, Any]) -> str:
         return "\ud800"
     if number == plan.get("huge"):
         return "x" * 1_050_000
-    return f"s{number}{'x' * int(plan.get('characters', 0))}"
+    characters: int = plan.get("characters", 0)
+    return f"s{number}" + "x" * characters
 
 
 def first_stage(previous: StepOutcome | None, item: str) -> AgentStepSpec | None:

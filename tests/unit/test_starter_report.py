@@ -214,6 +214,24 @@ def test_every_event_has_its_text() -> None:
     [
         ({"type": "phase_start", "name": "plan", "index": 0, "step_count": 1}, "▶ phase 0 'plan' begins: 1 step"),
         (
+            {"type": "phase_start", "name": "plan", "index": 0, "step_count": 1_001, "more": True},
+            "▶ phase 0 'plan' begins: 1,001 steps or more",
+        ),
+        (
+            {"type": "slice_started", "workflow_id": "r/0.1-ab", "first": "0.0:s", "step_count": 250, "tokens": 5_000},
+            "▶ run r/0.1-ab carries 250 steps from 0.0:s, with 5,000 tokens",
+        ),
+        (
+            {"type": "slice_finished", "workflow_id": "r/0.1-ab", "succeeded": 240, "failed": 0, "returned": 10},
+            "✓ run r/0.1-ab ended: 240 succeeded, 0 failed, 10 left to others",
+        ),
+        (
+            {"type": "slice_finished", "workflow_id": "r/0", "succeeded": 0, "failed": 1, "error": "it was terminated"},
+            "✗ run r/0 ended: 0 succeeded, 1 failed: it was terminated",
+        ),
+        ({"type": "slice_waiting", "step_count": 7, "reason": "held"}, "… 7 steps to come: held"),
+        ({"type": "slice_denied", "step_count": 1, "reason": "exhausted"}, "✗ 1 step not begun: exhausted"),
+        (
             {"type": "phase_end", "name": "plan", "index": 0, "succeeded": 1, "failed": 2},
             "✗ phase 0 'plan' ended: 1 succeeded, 2 failed",
         ),

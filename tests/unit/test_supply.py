@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workflows import supply
@@ -19,6 +19,9 @@ def spec(name: object, prompt: str = "") -> AgentStepSpec:
 
 def many(count: int, prompt: str = "") -> Iterator[AgentStepSpec]:
     return (spec(number, prompt) for number in range(count))
+
+
+SPECS = list(many(INLINE_STEPS + 1))
 
 
 def drained(supply: StepSupply, lanes: int = 4) -> list[list[int]]:
@@ -89,21 +92,21 @@ def test_piece_that_fits_into_no_slice_comes_alone(prompt: str) -> None:
     assert [[piece.is_too_large for piece in pieces][:2] for pieces in taken] == [[False], [True], [False, False]]
 
 
-@given(st.lists(st.sampled_from(["end", "return"]), min_size=1, max_size=200))
-def test_what_came_back_comes_first(course: list[str]) -> None:
-    """Whatever comes back and however often, every piece ends once."""
-    sliced = StepSupply("parallel", list(many(INLINE_STEPS + 1)))
+@settings(max_examples=20, deadline=None)  # each example takes a thousand steps apart
+@given(st.sets(st.integers(0, INLINE_STEPS), max_size=300))
+def test_what_came_back_is_taken_again_first(returned: set[int]) -> None:
+    """Whatever comes back is in the next slice, and every piece ends once."""
+    sliced = StepSupply("parallel", SPECS)
     ended: list[int] = []
-    decisions = iter(course)
+    awaited: list[int] = []
     while pieces := sliced.take(4):
-        back = [piece for piece in pieces if next(decisions, "end") == "return"]
+        assert [piece.at for piece in pieces][: len(awaited)] == awaited[: len(pieces)]
+        back = [piece for piece in pieces if piece.at in returned]
+        returned = returned - {piece.at for piece in back}
         ended += [piece.at for piece in pieces if piece not in back]
         sliced.put_back(back)
-        if back:
-            assert sliced.take(4)[0].at == back[0].at
-            sliced.put_back([])
-            break
-    assert len(set(ended)) == len(ended)
+        awaited = [piece.at for piece in back]
+    assert sorted(ended) == list(range(INLINE_STEPS + 1))
 
 
 def test_generator_that_repeats_an_id_is_refused_as_it_goes() -> None:
