@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from workflows import wire
 from workflows.errors import cut
+from workflows.graph.depth import is_deeper
 from workflows.graph.results import EmptyOutput, WorkflowResult
 from workflows.steps import StepOutcome
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 KEPT_OUTPUT_BYTES = 10_000
 # A text up to this stays whole; a larger one is replaced by its size and hash.
+KEPT_DEPTH = 190
+# Lists and objects in each other: readers of JSON give up at 200, and a failure's details and a chain put a few around.
 PART_BYTES = 200_000
 STAGE_BYTES = 1_000
 # Measuring so much, in many small values, takes about a tenth of a second; a stage takes as long as so many bytes,
@@ -46,17 +49,18 @@ def lightened(value: T) -> T:
 def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[None, None, dict[str, Any]]:
     """A graph's result as plain JSON that one payload takes: every text over 10 KB becomes its size and hash.
 
+    What is nested so deep that nobody could read the result is left out of it, whatever its size.
     Where that is not enough, the outputs of its stages go, the earliest first, then its state, then what is long in
     the errors of its stages and compensations, then the earliest of its stages. Yields between parts of the work,
     where workflow code lets its worker serve others.
     """
-    stages, state, sizes, parts = list[Any](), result.final_state, list[int](), _Parts()
+    stages, state, sizes, parts = list[Any](), _flat_enough(result.final_state), list[int](), _Parts()
     for stage in result.stages:
-        stages.append(wire.plain(stage))
+        stages.append(_flat_enough(wire.plain(stage)))
         sizes.append(wire.size(stages[-1]) + 1)
         if parts.ends_with(sizes[-1]):
             yield
-    around = wire.plain(result.model_copy(update={"stages": ()}))
+    around = wire.plain(result.model_copy(update={"stages": (), "final_state": state}))
     taken = wire.size(around) + sum(sizes)
     if taken <= (limit or wire.MAX_PAYLOAD_BYTES):
         return {**around, "stages": stages}
@@ -91,6 +95,21 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
         yield
         lighter["stages"] = _latest(lighter["stages"], limit - wire.size({**lighter, "stages": []}))
     return lighter
+
+
+def _flat_enough(value: Any) -> Any:
+    """A part of a result as it is, or without what is nested too deep in it."""
+    return _flattened(value, KEPT_DEPTH) if is_deeper(value, KEPT_DEPTH) else value
+
+
+def _flattened(value: Any, levels: int) -> Any:
+    if not isinstance(value, (dict, list)):
+        return value
+    if levels == 0:
+        return f"[left out: it is nested more than {KEPT_DEPTH} levels deep]"
+    if isinstance(value, dict):
+        return {key: _flattened(item, levels - 1) for key, item in value.items()}
+    return [_flattened(item, levels - 1) for item in value]
 
 
 def _with_short_error(told: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Law: a value has the type that its field declares; where the field offers option
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +19,10 @@ from runtime.commands.options import Fault
 from runtime.questions import described, offered, told_fields
 from workflows.approvals import ApprovalRequest
 from workflows.errors import cut
+from workflows.graph import reading
 from workflows.graph.conditions import as_text
 from workflows.graph.definition import ApprovalField
+from workflows.graph.reading import Unreadable
 
 APPROVED = "approved"
 """What the answer to an approval without fields says."""
@@ -88,8 +89,8 @@ def value_of(field: ApprovalField, text: str) -> JsonValue:
 
 def _number(field: ApprovalField, text: str) -> JsonValue:
     try:
-        found = json.loads(text, parse_constant=lambda name: name)
-    except ValueError:
+        found = reading.parse_json(text)
+    except Unreadable:
         found = None
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         raise Fault(f"Field {field.name!r} is {cut(text)!r}, and takes a number.")

@@ -17,15 +17,20 @@ from runtime.commands.drawing import Drawing, draw, walked_graphs, write
 from runtime.commands.hosting import answering
 from runtime.commands.options import COMPLETED, WRONG_USAGE, Common, Fault, shared
 from runtime.commands.session import Session, execute, faults, print_json, tell
+from workflows import wire
 from workflows.graph.chaining import Chained
+from workflows.graph.definition import GraphDefinition
 from workflows.graph.reading import Unreadable, parse_text
 from workflows.graph.schema import graph_schema
 from workflows.graph.step_checks import Served
-from workflows.graph.verdict import Estimate, Verdict
+from workflows.graph.verdict import Estimate, Issue, Verdict
 from workflows.graph.verify import examine, load_graph
 
 STDIN = "-"
 STDIN_NAME = "<stdin>"
+
+LARGE_TEXT = 400_000
+# Characters: nothing shorter is larger than a run takes, for JSON writes a number in at most four times as many.
 
 SHOWN = 20
 # Lines about single stages, and waves, that a person reads at a glance; --json has all of them.
@@ -67,10 +72,21 @@ def _judged(
     for name, text in read:
         value = _value(text, name) if is_chain else None
         definition, verdict = examine(text, file=name, given=chained.given_to(value), served=served)
-        verdicts.append((name, verdict))
+        verdicts.append((name, _that_can_leave(verdict, definition, name, text)))
         if is_chain and definition is not None:
             chained.add(definition)
     return verdicts
+
+
+def _that_can_leave(verdict: Verdict, definition: GraphDefinition | None, name: str, text: str) -> Verdict:
+    """The verdict, with an error where the graph is larger than what Temporal takes."""
+    if definition is None or len(text) < LARGE_TEXT or wire.fits(definition):
+        return verdict
+    size, limit = wire.size(definition) / 1e6, wire.MAX_PAYLOAD_BYTES / 1e6
+    told = f"the definition is {size:.1f} MB and the limit is {limit:.1f} MB. Shorten it, or pass a reference to it."
+    issue = Issue(severity="error", stage_id=None, message=told, file=name, line=1, column=1)
+    changes = {"valid": False, "issues": (issue, *verdict.issues), "estimate": None}
+    return verdict.model_copy(update=changes)
 
 
 def _value(text: str, name: str) -> Any:

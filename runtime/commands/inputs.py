@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.commands.graphs import read_graph
 from runtime.commands.options import Fault
+from workflows.graph import reading
 from workflows.graph.reading import Unreadable, parse_text
 
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
@@ -79,13 +80,9 @@ def read_json_file(name: str) -> Any:
 def parse_json(text: str, source: str) -> Any:
     """A JSON value, or where it stops being one."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        hint = "" if text.lstrip()[:1] in ("{", "[", '"') else """ A text is written in double quotes: '"text"'."""
-        raise Fault(f"{source}:{error.lineno}:{error.colno}: this is no JSON ({error.msg}).{hint}") from error
-    except ValueError as error:
-        raise Fault(f"{source}: this is no JSON ({error}).") from error
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"JSON has no {name}")
+        return reading.parse_json(text)
+    except Unreadable as fault:
+        place = f":{fault.place.line}:{fault.place.column}" if fault.place else ""
+        is_bare = fault.message.startswith("this is no JSON") and text.lstrip()[:1] not in ("{", "[", '"')
+        hint = """ A text is written in double quotes: '"text"'.""" if is_bare else ""
+        raise Fault(f"{source}{place}: {fault.message}{hint}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ UNEXPECTED = 70
 # EX_SOFTWARE of sysexits.h: a fault of perdure's own must not look like the end of a run.
 INTERRUPTED = 130
 # What shells report for a command that Ctrl-C ended.
+
+SHOWN_CHARACTERS = 200
+# Of an argument, in a message.
 
 TRACEBACK_VARIABLE = "PERDURE_TRACEBACK"
 
@@ -75,6 +78,7 @@ def shared(command: Callable[..., int]) -> Callable[..., int]:
     ) -> int:
         if local and (address or namespace):
             raise Fault("--local brings a server of its own. Leave --address and --namespace out, or --local.")
+        _refuse_bytes(click.get_current_context().params.values())
         hosting = click.get_current_context().find_object(Hosting)
         common = Common(address, namespace, local, as_json, hosting)
         try:
@@ -85,6 +89,21 @@ def shared(command: Callable[..., int]) -> Callable[..., int]:
     for option in reversed(_SHARED):
         with_common = option(with_common)
     return with_common
+
+
+def _refuse_bytes(values: Iterable[object]) -> None:
+    """Refuse arguments that are no UTF-8: no payload takes them, and no terminal shows them."""
+    for text in [part for value in values for part in (value if isinstance(value, tuple) else (value,))]:
+        if isinstance(text, str) and not _is_text(text):
+            raise Fault(f"The argument {text[:SHOWN_CHARACTERS]!r} is no UTF-8 text.")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _SHARED = (

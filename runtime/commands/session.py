@@ -156,6 +156,8 @@ def faults() -> Iterator[None]:
     except RPCError as error:
         if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED):
             raise Fault(f"Temporal stopped answering: {error.message}. Try again.", UNREACHABLE) from error
+        if error.status is RPCStatusCode.INVALID_ARGUMENT:  # an id or a name that is too long, for one
+            raise Fault(f"Temporal refused what it was asked: {error.message}.") from error
         raise
 
 

@@ -351,3 +351,11 @@ def test_verify_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
         "estimate": None,
         "waves": [],
     }
+
+
+def test_verify_refuses_what_no_run_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A graph that `perdure run` would not start for its size is not valid here."""
+    Path("large.yaml").write_text(GRAPH + f"\nmetadata: {{text: {'x' * 2_000_000}}}\n")
+    assert starter.invoke(["verify", "large.yaml"]) == 2
+    told = "the definition is 2.0 MB and the limit is 1.9 MB. Shorten it, or pass a reference to it."
+    assert capsys.readouterr().out.startswith(f"large.yaml:1:1: error: {told}\n")

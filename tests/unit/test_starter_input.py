@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import starter
 from runtime.commands.histories import default_path, read_history
 from runtime.commands.inputs import read_input
 from runtime.commands.options import Common, Fault
@@ -94,8 +95,14 @@ def test_input_is_read_from_each_source(tmp_path: Path) -> None:
             ("hello", None, None),
             "INPUT:1:1: this is no JSON (Expecting value). A text is written in double quotes: '\"text\"'.",
         ),
+        ((None, '{"a": 1e999}', None), "--input:1:7: the number 1e999 is too large."),
+        (
+            (None, '["\\ud800"]', None),
+            "--input:1:2: a text holds half a character (a surrogate without its pair). Write the character itself.",
+        ),
+        (("[" * 90_000, None, None), "INPUT:1:201: the document is nested more than 200 levels deep. Flatten it."),
     ],
-    ids=["twice", "a bare word"],
+    ids=["twice", "a bare word", "a number of no size", "half a character", "depth"],
 )
 def test_input_is_refused(given: tuple[str | None, str | None, str | None], message: str) -> None:
     """An input that is given twice, or is no JSON, is refused."""
@@ -117,6 +124,33 @@ def test_run_options_refuse_a_weight_without_a_key() -> None:
     assert refused.value.message == (
         "the run options: 'fairness_weight' is 2.0; it is the weight of a fairness_key, and there is none."
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"budget_usd": float("nan")},
+            "the run options: 'budget_usd' is NaN; input should be a finite number.",
+        ),
+        (
+            {"step_timeout": 1e300},
+            "the run options: 'step_timeout_seconds' is 1e+300; input should be less than or equal to 315360000.",
+        ),
+    ],
+    ids=["no number", "too long"],
+)
+def test_run_options_are_refused(given: dict[str, Any], message: str) -> None:
+    """What no run takes is told before one is started."""
+    with pytest.raises(OptionsRejected) as caught:
+        run_options(given)
+    assert caught.value.message == message
+
+
+def test_argument_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes that are no UTF-8 could be neither stored nor shown."""
+    assert starter.invoke(["run", "Steps", "[]", "--id", "a\udcffb"]) == 2
+    assert capsys.readouterr().err == "The argument 'a\\udcffb' is no UTF-8 text.\n"
 
 
 def test_default_id_tells_type_and_time() -> None:

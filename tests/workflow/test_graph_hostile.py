@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.graphs import (
 )
 from tests.support import World, rejection_of, served
 
+READ = {"type": "state_read", "parameters": {"key": "deep"}}
 PADDING = "x" * 50_000
 # A graph that holds it is judged in an activity, and read piece by piece.
 
@@ -68,6 +70,25 @@ async def test_references_are_measured_before_they_are_replaced(world: World, st
     """A small definition cannot ask for more memory than a worker has."""
     result = await fail(world, graph(stage("a", step), initial_state={"text": "x" * 100_000}))
     assert error_of(result, "a") == f"with its references replaced, {told}"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        proposal(READ),
+        {"type": "loop_until", "max_iterations": 2, "body": proposal(READ)},
+        {"type": "for_each", "items_from": "items", "body": proposal(READ)},
+    ],
+    ids=["proposal", "loop", "items"],
+)
+async def test_result_is_flat_enough_to_be_read(world: World, step: Any) -> None:
+    """What is nested as deep as a definition may be stands deeper in the result; what nobody could read is left out."""
+    deep: Any = 1
+    for _ in range(197):
+        deep = [deep]
+    result = await complete(world, graph(stage("a", step), initial_state={"deep": deep, "items": [1, 2]}))
+    written = json.dumps(output_of(result, "a"))
+    assert "[left out: it is nested more than 190 levels deep]" in written
 
 
 async def test_long_error_is_whole_in_the_result_alone(world: World) -> None:
