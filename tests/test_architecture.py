@@ -31,7 +31,7 @@ WITHOUT_TEMPORAL = [
 """Pure modules of workflows/, tested without a server."""
 
 LOWER = ["wire", "errors", "steps", "actions", "events", "budget", "progress", "parsing", "oversize"]
-MIDDLE = ["deadline", "window", "calls", "grants", "run", "execution"]
+MIDDLE = ["deadline", "window", "calls", "metrics", "grants", "run", "execution"]
 
 
 def imports(path: Path) -> Iterator[str]:

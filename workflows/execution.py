@@ -16,7 +16,7 @@ from typing import assert_never
 from pydantic import JsonValue
 from temporalio import workflow
 
-from workflows import budget, calls, wire
+from workflows import budget, calls, metrics, wire
 from workflows.budget import Request
 from workflows.errors import PayloadTooLarge
 from workflows.events import StepFinished, StepResumed, StepStarted, StepWaiting, StepWarning, UsageUnknown
@@ -251,6 +251,7 @@ def _settled(run: Run, record: StepRecord, call: StepCall, end: calls.StepEnd, s
         spent = budget.whole(call.grant)
         run.tell(UsageUnknown(step=record.step, charged_tokens=charged))
     run.grants.settle(call.grant, spent)
+    metrics.count_spent(call.spec.agent, spent)
     spending.settled = spending.settled + spent
     spending.attempts += end.outcome.attempts
     for warning in end.outcome.warnings:
@@ -309,6 +310,7 @@ def _timed_out(outcome: StepOutcome, limit_ms: int) -> StepOutcome:
 
 def _record(run: Run, record: StepRecord, outcome: StepOutcome) -> None:
     run.board.end(record, outcome)
+    metrics.count_ended(outcome)
     run.tell(
         StepFinished(
             step=record.step,
