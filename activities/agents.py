@@ -27,6 +27,7 @@ from activities.context import Attempt, StepContext
 from activities.executors import Resources, ServiceBusy, executor_for
 from activities.profiles import with_profile
 from activities.registry import AgentEntry, ModelAgent, Registry
+from activities.tracing import Tracing
 from workflows import wire
 from workflows.errors import (
     BudgetExceeded,
@@ -61,11 +62,17 @@ class AgentActivities:
     """The activity `run_agent_step` over a registry of agents, a blob store (or none) and threads for `def` agents."""
 
     def __init__(
-        self, registry: Registry, store: BlobStore | None, *, threads: Threads, workspace: Path | None = None
+        self,
+        registry: Registry,
+        store: BlobStore | None,
+        *,
+        threads: Threads,
+        workspace: Path | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
-        self._resources = Resources(threads=threads, workspace=workspace, registry=registry)
+        self._resources = Resources(threads=threads, workspace=workspace, registry=registry, tracing=tracing)
 
     async def close(self) -> None:
         """Let go of models and servers of tools, once the worker has drained."""

@@ -40,6 +40,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from runtime.guard import GuardInterceptor
 from runtime.sealed import no_storage
 from runtime.settings import Settings, decode_key
+from runtime.telemetry import flush, trace, tracing
 from workflows.errors import SettingsRejected
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ PASSED_THROUGH = (
     "rich",
     "jsonschema",
     "cryptography",
+    "opentelemetry",
 )
 
 HEARTBEAT_THROTTLE = timedelta(milliseconds=500)
@@ -132,6 +134,7 @@ class PerdurePlugin(SimplePlugin):
             _use_storage(config)
         if self._serves_agents and not config.get("no_remote_activities"):
             serve_agents(config, self.settings, self._registry)
+        trace(config, self.settings)
         return config
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
@@ -147,6 +150,7 @@ class PerdurePlugin(SimplePlugin):
         finally:
             config = worker.config(active_config=True)
             await _close_agents(config)
+            await flush()
             threads = config.get("activity_executor")
             if isinstance(threads, AgentThreads):
                 threads.shutdown(wait=False, cancel_futures=True)  # a `def` agent that hangs must not keep the worker
@@ -255,7 +259,7 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
         threads = AgentThreads(slots, thread_name_prefix="perdure-agent")
     if config.get("activity_executor") is None:
         config["activity_executor"] = threads
-    agents = AgentActivities(registry, store, threads=threads, workspace=settings.workspace)
+    agents = AgentActivities(registry, store, threads=threads, workspace=settings.workspace, tracing=tracing(settings))
     actions = ActionActivities(registry.tools, registry.policies, threads=threads, workspace=settings.workspace)
     own = (agents.run_agent_step, actions.run_action, claim_unseen, verify_graph, give_way)
     config["activities"] = [*activities, *own]

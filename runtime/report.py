@@ -207,21 +207,6 @@ def _step_finished(event: Json) -> str:
     return f"{text}: {event['error']}" if event.get("error") else text
 
 
-def _slice_started(event: Json) -> str:
-    tokens = event.get("tokens")
-    allotted = "" if tokens is None else f" with {tokens:,} tokens"
-    return f"▶ {counted(event['step_count'], 'step')} from {event['first']} on go to {event['workflow_id']!r}{allotted}"
-
-
-def _slice_finished(event: Json) -> str:
-    mark = FAILED_MARK if event["failed"] or event.get("error") else "✓"
-    text = f"{mark} {event['workflow_id']!r} ended: {event['succeeded']:,} succeeded, {event['failed']:,} failed"
-    returned, tokens = event.get("returned", 0), event.get("total_tokens", 0)
-    text += f", {returned:,} came back" if returned else ""
-    text += f", {tokens:,} tokens" if tokens else ""
-    return f"{text}: {event['error']}" if event.get("error") else text
-
-
 def _budget_changed(event: Json) -> str:
     tokens, usd = event.get("limit_tokens"), event.get("limit_usd")
     return (
@@ -296,10 +281,6 @@ EVENT_TEXTS: dict[str, Callable[[Json], str]] = {
     "step_waiting": lambda event: f"… step {event['step']} waits: {event['reason']}",
     "step_resumed": _step_resumed,
     "step_warning": lambda event: f"step {event['step']}: {event['message']}",
-    "slice_started": _slice_started,
-    "slice_finished": _slice_finished,
-    "slice_waiting": lambda event: f"… {counted(event['step_count'], 'step')} more wait: {event['reason']}",
-    "slice_denied": lambda event: f"{FAILED_MARK} {counted(event['step_count'], 'step')} not begun: {event['reason']}",
     "usage_unknown": _usage_unknown,
     "usage_recorded": lambda event: f"usage {event['id']!r} recorded: {event['usage'].get('total_tokens', 0):,} tokens",
     "signal_rejected": lambda event: f"signal {event['signal']!r} was not understood: {event['reason']}",

@@ -151,6 +151,9 @@ class Settings(BaseModel):
     health_address: Address | None = Field(
         default=None, description="an address to answer health checks on, as 'host:port'"
     )
+    trace_content: bool = Field(
+        default=False, description="1 puts prompts, answers and what tools are called with into traces, 0 does not"
+    )
     codec_key: Key | None = Field(default=None, description="the base64 text of 32 random bytes")
     codec_keys_old: Annotated[tuple[Key, ...], BeforeValidator(_split)] = Field(
         default=(), description="earlier codec keys, each the base64 text of 32 bytes, separated by commas"

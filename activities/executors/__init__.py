@@ -15,6 +15,7 @@ from activities.entries import AgentEntry, CommandAgent, EchoAgent, FunctionAgen
 from activities.heartbeat import LoopWatch
 from activities.pacing import Paces
 from activities.registry import Registry
+from activities.tracing import Tracing
 from workflows.errors import RetryableStepError
 from workflows.steps import StepCall
 
@@ -51,6 +52,8 @@ class Resources:
     registry: Registry = field(default_factory=Registry.empty)
     """Whose tools, policies and default model the model agents use."""
     paces: Paces = field(default_factory=Paces)
+    tracing: Tracing | None = None
+    """How their model calls and tools are traced; None: they are not."""
     models: dict[Any, Model] = field(default_factory=dict)
     """The models in use: their steps share connections."""
 

@@ -276,16 +276,6 @@ def test_every_event_has_its_text() -> None:
             {"type": "approval_asked", "id": "c0.0:m.send-1", "stage": "", "step": "c0.0:m", "prompt": "Send?"},
             "… approval 'c0.0:m.send-1' of step 'c0.0:m' waits: Send?",
         ),
-        (
-            {"type": "slice_started", "workflow_id": "w/0.0-1a", "first": "0.0:a", "step_count": 250, "tokens": 9000},
-            "▶ 250 steps from 0.0:a on go to 'w/0.0-1a' with 9,000 tokens",
-        ),
-        (
-            {"type": "slice_finished", "workflow_id": "w/0.0-1a", "succeeded": 9, "failed": 1, "returned": 240},
-            "✗ 'w/0.0-1a' ended: 9 succeeded, 1 failed, 240 came back",
-        ),
-        ({"type": "slice_waiting", "step_count": 1, "reason": "no tokens"}, "… 1 step more wait: no tokens"),
-        ({"type": "slice_denied", "step_count": 3, "reason": "no tokens"}, "✗ 3 steps not begun: no tokens"),
         ({"type": "approval_resolved", "id": "0", "answered_by": "ann"}, "approval '0' was answered by 'ann'"),
         ({"type": "approval_resolved", "id": "1", "by_deadline": True}, "approval '1' was decided by its deadline"),
         (

@@ -26,6 +26,7 @@ from activities.executors.model.estimate import answer_tokens, prompt_tokens
 from activities.executors.model.naming import ModelSource, is_own_model, model_of, sources_of
 from activities.executors.model.output import Form
 from activities.executors.model.prices import cost_of, price_of
+from activities.executors.model.spans import traced
 from workflows.errors import RetryableStepError, StepFailed, cut
 from workflows.steps import Usage
 
@@ -177,9 +178,10 @@ class Asking:
             async with asyncio.timeout(limit) as deadline:
                 prepared = model.prepare_messages(prompt.messages, parameters)
                 settings = _settings(self.entry, model, cap)
+                asked = traced(model, self.resources.tracing, lambda error: self._told(error, source))
                 if self.alive.limit_seconds is None or not _can_stream(model):
-                    return await model.request(prepared, settings, parameters)
-                async with model.request_stream(prepared, settings, parameters) as streamed:
+                    return await asked.request(prepared, settings, parameters)
+                async with asked.request_stream(prepared, settings, parameters) as streamed:
                     async for _ in streamed:
                         self.alive.touch()
                     return streamed.get()
@@ -188,10 +190,19 @@ class Asking:
                 raise RetryableStepError(f"model {cut(source.model)!r} did not answer within {limit:g} s") from None
             raise faults.failure(error, source, self.context.attempt) from None
         except Exception as error:
-            if is_own_model(source) and not isinstance(error, (AgentRunError, UserError)):
-                raise  # the user's own code, and its traceback helps
-            # Whatever else leaves a client is about an answer that it could not read.
-            raise faults.failure(error, source, self.context.attempt) from None
+            told = self._told(error, source)
+            if told is error:
+                raise
+            raise told from None
+
+    def _told(self, error: Exception, source: ModelSource) -> Exception:
+        """What an error means; as it is where it is the user's own, or has been told."""
+        if isinstance(error, (StepFailed, RetryableStepError)):
+            return error
+        if is_own_model(source) and not isinstance(error, (AgentRunError, UserError)):
+            return error  # the user's own code, and its traceback helps
+        # Whatever else leaves a client is about an answer that it could not read.
+        return faults.failure(error, source, self.context.attempt)
 
     def _count(self, source: ModelSource, response: ModelResponse, estimate: int) -> None:
         """Charge an answer, by estimate where its provider counted nothing."""

@@ -20,6 +20,7 @@ from activities.entries import ModelAgent
 from activities.executors import Resources
 from activities.executors.model.asking import Alive, Asking
 from activities.executors.model.output import OUTPUT_TOOL, REPAIRS, Form, fault_in, sent_back
+from activities.executors.model.spans import tool_span
 from activities.executors.model.toolset import Asked, Toolset, decided, shortened
 from activities.executors.model.transcript import CUT, REPLY, Result, Transcript, Turn
 from activities.structured import StructuredOutputFailed
@@ -226,17 +227,16 @@ class Conversation:
 
     async def _make(self, turn: Turn, call: ToolCallPart, asked: Asked, note: str) -> None:
         context = self.context
-        result = await self.toolset.call(
-            call.tool_call_id,
-            asked,
-            ToolContext(
-                idempotency_key=f"{context.idempotency_key}/{call.tool_call_id}",
-                workspace=self.asking.resources.workspace or Path.cwd(),
-                attempt=context.attempt,
-                log=context.log.bind(tool=call.tool_name),
-            ),
-            note=note,
+        resources = self.asking.resources
+        told = ToolContext(
+            idempotency_key=f"{context.idempotency_key}/{call.tool_call_id}",
+            workspace=resources.workspace or Path.cwd(),
+            attempt=context.attempt,
+            log=context.log.bind(tool=call.tool_name),
         )
+        with tool_span(call, asked, resources.tracing) as ended:
+            result = await self.toolset.call(call.tool_call_id, asked, told, note=note)
+            ended(result)
         context.record_after_llm(Usage(tool_calls=1))
         await self._keep(turn, result)
 
