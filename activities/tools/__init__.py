@@ -1,4 +1,4 @@
-"""Tools: what actions, and later models, may call. Write one as a typed function and name it in agents.toml.
+"""Tools: what actions and agents with a model may call. Write one as a typed function and name it in agents.toml.
 
 from activities.tools import ToolContext, tool
 

@@ -51,7 +51,7 @@ def tool(
     """Say more about a function that is registered as a tool; it stays the function that it is.
 
     `name` is what callers use instead of the function's own. `timeout_seconds` limits one attempt of a call that sets
-    no limit itself. `requires_approval` marks a tool that a person should be asked about first.
+    no limit itself. `requires_approval` has a person asked before a model agent calls it.
     """
 
     def mark(function: F) -> F:
