@@ -24,14 +24,18 @@ MAY_NAME_AN_UPPER_ROOM = {"runtime/commands", "runtime/recall.py"}
 """The subcommands are starter.py's own rooms: `--local` builds the worker that worker.py describes."""
 
 WITHOUT_TEMPORAL = [
-    *("budget", "events", "progress", "parsing", "oversize", "steps", "actions"),
+    *("budget", "events", "handover", "progress", "parsing", "oversize", "steps", "actions"),
     *(f"graph/{name}" for name in ("conditions", "definition", "policies", "proposal", "templates", "verify")),
+    *(f"graph/{name}" for name in ("chaining", "piecemeal", "pictures", "walk")),
     *("patterns/configs", "patterns/prompts"),
 ]
 """Pure modules of workflows/, tested without a server."""
 
-LOWER = ["wire", "errors", "steps", "actions", "events", "budget", "progress", "parsing", "oversize"]
-MIDDLE = ["deadline", "window", "calls", "metrics", "grants", "run", "execution"]
+LOWER = ["wire", "errors", "steps", "actions", "events", "budget", "handover", "progress", "parsing", "oversize"]
+MIDDLE = [
+    *("deadline", "window", "calls", "metrics", "grants", "run", "suspension", "execution"),
+    *("supply", "chains", "children", "fanout"),
+]
 
 
 def imports(path: Path) -> Iterator[str]:
