@@ -175,7 +175,7 @@ async def test_model_beyond_what_is_kept_inline_says_so(steps: ModelSteps) -> No
         "done",
         (
             "A checkpoint of more than 3,072 bytes was not kept, so another attempt starts from an earlier one, or "
-            "anew. Set PERDURE_BLOBS to a folder that all workers share.",
+            "anew. Set PERDURE_BLOBS to a folder or a bucket that all workers share.",
         ),
     )
 

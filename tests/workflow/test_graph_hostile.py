@@ -174,6 +174,6 @@ async def test_graph_that_grows_as_it_is_stored_is_refused(world: World) -> None
 
 async def test_large_text_is_no_graph(world: World) -> None:
     """Reading it would hold up the worker; nothing but an object is judged in an activity."""
-    told = "the graph is given as a text of 50,011 bytes, and the limit for texts is 45,000. Give it as an object."
-    handle = await world.start("StageGraph", f"id: g\n# {PADDING}")
+    told = "the graph is given as a text of 150,011 bytes, and the limit for texts is 100,000. Give it as an object."
+    handle = await world.start("StageGraph", f"id: g\n# {PADDING * 3}")
     assert await rejection_of(handle) == ("GraphRejected", told)
