@@ -487,7 +487,13 @@ def test_answer_is_made_of_the_options(
             True,
             "Approval '0.s' of run 'r' cannot be denied by --deny: more than one field or option says no. Use --field.",
         ),
-        ((), [], "1", True, "--response is the whole answer. Leave --field and --deny out, or --response."),
+        (
+            (),
+            [],
+            "1",
+            True,
+            "--response is the whole answer. Leave --field, --message and --deny out, or --response.",
+        ),
         (
             (),
             [],
