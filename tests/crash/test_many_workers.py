@@ -1,8 +1,4 @@
-"""Eight workers on one machine: some are killed, some told to leave, all of them replaced by another build.
-
-Whatever happens to them, a run that was pinned to a build ends on it, a run that begins later begins on the next one,
-and no finished step begins again.
-"""
+"""Eight workers on one machine: some are killed, some told to leave, and no finished step begins again."""
 
 from __future__ import annotations
 
