@@ -44,7 +44,7 @@ async def test_workers_killed_at_random_leave_every_run_whole(
     for _ in range(KILLS):
         while len(await _open(runs)) < OPEN_RUNS:
             runs.append(await world.start("EveryVerb", STEP_SECONDS))
-        await _until_steps_begin(diary, chance.randint(*STEPS_BETWEEN_KILLS))
+        await _until_steps_begin(diary, chance.randint(*STEPS_BETWEEN_KILLS), runs)
         workers.pop(chance.randrange(WORKERS)).kill()
         workers.append(ground.worker())
     for run in runs:
@@ -78,7 +78,7 @@ async def test_storm_over_graphs_leaves_every_ending_as_it_would_be(
         while len(await _open([run for _, run in runs])) < OPEN_RUNS:
             kind = list(GRAPHS)[len(runs) % len(GRAPHS)]
             runs.append((kind, await _begun(world, kind)))
-        await _until_steps_begin(diary, chance.randint(*STEPS_BETWEEN_KILLS))
+        await _until_steps_begin(diary, chance.randint(*STEPS_BETWEEN_KILLS), [run for _, run in runs])
         victim = workers.pop(chance.randrange(WORKERS))
         if number % round(1 / CUT_OFF_SHARE) == 1:
             victim.signal(signal.SIGSTOP)
@@ -119,11 +119,12 @@ async def _open(runs: list[WorkflowHandle[Any, Any]]) -> list[WorkflowHandle[Any
     return [run for run in runs if (await run.describe()).status is WorkflowExecutionStatus.RUNNING]
 
 
-async def _until_steps_begin(diary: Diary, count: int) -> None:
+async def _until_steps_begin(diary: Diary, count: int, runs: list[WorkflowHandle[Any, Any]]) -> None:
+    """Return when so many more steps have begun, or the runs have no more to begin."""
     goal = len(diary.work()) + count
 
     async def begun() -> bool:
-        return len(diary.work()) >= goal
+        return len(diary.work()) >= goal or not await _open(runs)
 
     await wait_until(f"{count} more steps have begun (seed {SEED})", begun)
 
