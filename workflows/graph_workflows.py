@@ -34,7 +34,6 @@ VERIFIED_HERE_BYTES = 100_000
 # Stages of a graph, and bytes of all graphs of a run, that are judged in the workflow itself: it takes 0.04 to 0.15 s,
 # depending on what they are made of, and judging more in one go would hold up its worker.
 
-
 MAX_MESSAGE_LENGTH = 2_000
 # Of the failure with which a run ends. The result in its details has all of it, and both leave in one message.
 
@@ -51,11 +50,17 @@ class GraphWorkflow(AgentWorkflow):
 
         `given` are the state keys that a start, or earlier graphs of a chain, bring.
         """
-        self._judged_here_bytes += wire.size(value)
-        if isinstance(value, str) and self._judged_here_bytes > VERIFIED_HERE_BYTES:
-            size = f"{wire.size(value):,} bytes, and the limit for texts is {VERIFIED_HERE_BYTES:,}"
-            raise GraphRejected(f"the graph is given as a text of {size}. Give it as an object.")
-        if isinstance(value, dict) and (self._judged_here_bytes > VERIFIED_HERE_BYTES or _has_many_stages(value)):
+        size = wire.size(value)
+        self._judged_here_bytes += size
+        is_large = self._judged_here_bytes > VERIFIED_HERE_BYTES
+        if isinstance(value, str) and is_large:
+            told = f"{size:,} bytes, and the limit for texts is {VERIFIED_HERE_BYTES:,}"
+            raise GraphRejected(f"the graph is given as a text of {told}. Give it as an object.")
+        if isinstance(value, dict) and (is_large or _has_many_stages(value)):
+            if (asked := size + wire.size(list(given))) > wire.MAX_PAYLOAD_BYTES:
+                # A caller may have written it shorter: 1e15 takes 18 characters here.
+                told = f"{asked:,} bytes, and the limit is {wire.MAX_PAYLOAD_BYTES:,}"
+                raise GraphRejected(f"the graph is too large to be judged: as it is stored it takes {told}.")
             verdict = await self._judged_elsewhere(value, given)
             definition = await in_parts(read_in_pieces(value)) if verdict.valid else None
         else:
@@ -75,10 +80,6 @@ class GraphWorkflow(AgentWorkflow):
         return GraphDefinition.model_validate(value)
 
     async def _judged_elsewhere(self, value: dict[str, Any], given: Collection[str]) -> Verdict:
-        if not wire.fits([value, *given]):
-            # A caller may have written it shorter: 1e15 takes 18 characters here.
-            size = f"{wire.size([value, *given]):,} bytes, and the limit is {wire.MAX_PAYLOAD_BYTES:,}"
-            raise GraphRejected(f"the graph is too large to be judged: as it is stored it takes {size}.")
         answer = await calls.verify_graph(value, sorted(given))
         if isinstance(answer, str):
             raise GraphRejected(f"the graph could not be judged: {answer}")
