@@ -59,6 +59,10 @@ async def call_tool(
         raise ToolFailed(f"tool '{tool.name}' timed out after {round(limit * 1000)}ms")
     if work.cancelled():
         raise ToolFailed(f"tool '{tool.name}' cancelled itself: asyncio.CancelledError left it")
+    error = work.exception()
+    if error is not None and not isinstance(error, ToolFailed):
+        # Raised on, it would be an attempt that failed: Temporal would call the tool again and again.
+        raise ToolFailed(_told(tool, error, context))
     return work.result()
 
 
@@ -103,15 +107,22 @@ def _called(tool: Tool, arguments: dict[str, Any], context: ToolContext) -> _End
 def _told(tool: Tool, error: BaseException, context: ToolContext) -> str:
     """The failure's text; the traceback goes to the worker's log."""
     if isinstance(error, ToolFailed):
-        return _clean(str(error))
+        return _clean(_text_of(error))
     if isinstance(error, PerdureError):
         return _clean(error.message)
     if isinstance(error, SystemExit):
         return f"tool '{tool.name}' called sys.exit({error.code!r}). Return a result, or raise an error"
     trace = "".join(traceback.format_exception(error, limit=-TRACEBACK_FRAMES))
     context.log.warning("A tool failed.", traceback=cut(trace, TRACEBACK_CHARACTERS))
-    text = str(error)
+    text = _text_of(error)
     return _clean(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a tool's own errors may have a fault too
+        return ""
 
 
 def _clean(text: str) -> str:

@@ -16,6 +16,8 @@ READ_BYTES = 256_000
 # About 60,000 tokens: more than a model reads in one go, and a small part of what a history holds.
 EDIT_BYTES = 10_000_000
 # An edit holds the file in memory, three times.
+MOST_LINES = READ_BYTES
+# As many as there is room for, if all were empty.
 LISTED_ENTRIES = 1_000
 SECONDS = 60.0
 # Enough for a slow disk.
@@ -37,7 +39,7 @@ def read_file(path: str, context: ToolContext, start_line: int = 1, max_lines: i
         for number in range(start_line - 1):
             if not _next_line(file, context):
                 raise ToolFailed(f"{shown(parts)!r} has {number:,} lines, and start_line is {start_line:,}.")
-        content, lines, is_cut = _read_lines(file, max_lines)
+        content, lines, is_cut = _read_lines(file, None if max_lines is None else min(max_lines, MOST_LINES))
         rest = 0 if is_cut is False else os.fstat(file.fileno()).st_size - file.tell()
     text = _decoded(content, shown(parts))
     if not rest:

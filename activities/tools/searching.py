@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from activities.tools.context import ToolContext, ToolFailed
-from activities.tools.matching import Matcher
+from activities.tools.matching import PATTERN_CHARACTERS, Matcher
 from activities.tools.workspace import Parts, Workspace, shown
 
 SEARCHED_FILES = 50_000
@@ -87,6 +87,9 @@ class _Search:
         self._workspace = workspace
         self._above = above
         self._context = context
+        if len(pattern) > PATTERN_CHARACTERS:
+            told = f"{len(pattern):,} characters and the limit is {PATTERN_CHARACTERS:,}"
+            raise ToolFailed(f"the pattern of file names has {told}.")
         wanted = tuple(part for part in pattern.split("/") if part not in ("", "."))
         if not wanted:
             raise ToolFailed("the pattern of file names is empty. Give one as '*.py' or 'src/**/*.md'.")
@@ -96,7 +99,7 @@ class _Search:
         if self._above and self._is_file():
             yield self._above
             return
-        for number, parts in enumerate(self._workspace.files(self._above)):
+        for number, parts in enumerate(self._workspace.files(self._above, self._context.raise_if_cancelled)):
             if number == SEARCHED_FILES:
                 self.notes.append(f"only the first {SEARCHED_FILES:,} files were looked at; search a smaller folder")
                 return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,9 @@ from workflows.errors import cut
 
 Parts = tuple[str, ...]
 """A path inside the workspace, part by part; empty: the workspace itself."""
+
+MOST_PARTS = 100
+# Each part of a path is opened in turn, for every folder of a search: what is deeper would hold it up.
 
 UNFINISHED = ".unfinished-"
 PASSED_OVER = {".git"}
@@ -45,6 +48,8 @@ class Workspace:
             raise ToolFailed(
                 f"path {cut(path)!r} leads out of the workspace. Give a path inside it, relative to the workspace."
             )
+        if len(parts) > MOST_PARTS:
+            raise ToolFailed(f"path {cut(path)!r} has {len(parts):,} parts and the limit is {MOST_PARTS}.")
         return parts
 
     @contextmanager
@@ -93,10 +98,14 @@ class Workspace:
                 os.unlink(unfinished, dir_fd=folder)
             raise
 
-    def files(self, parts: Parts) -> Iterator[Parts]:
-        """The files below a folder, in order; links and what is no regular file are left out."""
+    def files(self, parts: Parts, check: Callable[[], None]) -> Iterator[Parts]:
+        """The files below a folder, in order; links and what is no regular file are left out.
+
+        `check` is called for each folder, and ends the search by raising.
+        """
         waiting = [parts]
         while waiting:
+            check()
             above = waiting.pop()
             with self.folder(above) as folder, os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -141,11 +150,11 @@ def _is_visible_file(entry: os.DirEntry[str]) -> bool:
 
 def _mode_of(parts: Parts, folder: int) -> int | None:
     """The permissions of the file that is replaced; None where there is none."""
-    try:
-        found = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
     with _told(parts, folder):
+        try:
+            found = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
         if stat.S_ISLNK(found.st_mode):
             raise OSError
         if not stat.S_ISREG(found.st_mode):

@@ -192,10 +192,14 @@ async def test_async_action_fails_whose_tool_crashed(actions: Actions) -> None:
     async def cancels(context: ToolContext) -> None:
         raise asyncio.CancelledError
 
+    async def ends(context: ToolContext) -> None:
+        raise BaseException("the end")  # noqa: TRY002 - what no `except Exception` catches
+
     left = await actions.run(leaves, name="work_async")
     assert left.error == "tool 'work_async' called sys.exit(1). Return a result, or raise an error"
     cancelled = await actions.run(cancels, name="work_async")
     assert cancelled.error == "tool 'work_async' cancelled itself: asyncio.CancelledError left it"
+    assert (await actions.run(ends, name="work_async")).error == "BaseException: the end"
 
 
 async def test_crash_of_a_tool_leaves_its_traceback_in_the_log(actions: Actions) -> None:

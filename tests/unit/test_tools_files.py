@@ -11,6 +11,7 @@ import pytest
 
 from activities.tools import Toolbox, ToolContext, ToolFailed
 from activities.tools import files as file_tools
+from workflows.errors import cut
 
 Call = Callable[..., Any]
 
@@ -246,3 +247,25 @@ def test_edit_file_of_a_large_file_is_refused(call: Call, workspace: Path, monke
     (workspace / "a.txt").write_text("long")
     told = "'a.txt' has more than 0 MB, which is the limit of edit_file."
     assert _failure(call, "edit_file", path="a.txt", old_text="l", new_text="x") == told
+
+
+def test_path_of_endless_parts_is_refused(call: Call) -> None:
+    """A search opens every part again for each folder."""
+    path = "/".join(["d"] * 101)
+    assert _failure(call, "write_file", path=path, content="x") == (
+        f"path {cut(path)!r} has 101 parts and the limit is 100."
+    )
+
+
+def test_name_of_endless_length_is_refused(call: Call) -> None:
+    """In our words, as what any other operation of the file system refuses."""
+    name = "n" * 300
+    assert _failure(call, "write_file", path=name, content="x") == (
+        f"{cut(name)!r} cannot be used: File name too long."
+    )
+
+
+def test_read_file_takes_any_number_of_lines(call: Call, workspace: Path) -> None:
+    """More than the machine can count is as good as all of them."""
+    (workspace / "a").write_text("x")
+    assert call("read_file", path="a", max_lines=10**30) == "x"

@@ -147,3 +147,18 @@ def test_search_ends_when_its_call_is_cancelled(context: ToolContext) -> None:
     context.stop()
     assert _failure(find_files, pattern="*", context=context) == "the call was cancelled"
     assert _failure(grep_files, pattern="x", context=context) == "the call was cancelled"
+
+
+def test_search_refuses_a_pattern_of_endless_names(context: ToolContext) -> None:
+    """Making an expression of it would hold the interpreter for seconds."""
+    assert _failure(find_files, pattern="[" * 5_000, context=context) == (
+        "the pattern of file names has 5,000 characters and the limit is 1,000."
+    )
+
+
+def test_search_through_folders_without_files_can_be_cancelled(context: ToolContext) -> None:
+    """The cancel is seen in every folder, not only where there is a file."""
+    for number in range(3):
+        (context.workspace / "empty" / str(number)).mkdir(parents=True)
+    context.stop()
+    assert _failure(find_files, pattern="*", context=context, path="empty") == "the call was cancelled"
