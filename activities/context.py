@@ -3,7 +3,7 @@
 Law: usage is counted once. It is cumulative over the attempts of a step and over its earlier schedulings: an attempt
 starts from the largest of what the workflow has settled, what the latest checkpoint says and what the latest heartbeat
 says, and adds what it spends itself. Lost with a killed worker: what was spent after the last of those, which is at
-most the first two seconds of the attempt, or half a second later on.
+most the first two seconds of the attempt, or three quarters of a second later on.
 Law: spent since this scheduling + the estimate of the next model call never passes the grant.
 """
 
@@ -113,7 +113,7 @@ class Attempt:
         """Everything that `add` has left, in order. Raises `StoreUnavailable`."""
         if self._checkpoints and self._reference is not None:
             whole = await self._checkpoints.all()
-            if not whole or whole[-1].reference != self._reference:
+            if self._checkpoints.has_gap:
                 self.warn(
                     "A piece that this step left in the blob store cannot be read, so what came after it is done, and "
                     "paid for, once more. The worker's log names the piece."
@@ -230,7 +230,10 @@ class Attempt:
         if self._checkpoints:
             reference = await self._checkpoints.append(value, spent_until_here)
             self._mark_kept(spent_until_here, reference=reference)
-            self.pulse.beat()
+            if not self.pulse.has_beaten:
+                self.pulse.beat()  # from now on the step is one that beats
+            elif not self.is_unsaved:
+                self.pulse.calm()  # the store tells all that the next beat will
         elif len(written.encode()) <= INLINE_BYTES:
             self._mark_kept(spent_until_here, inline=value)
             await self.pulse.flush()

@@ -24,6 +24,9 @@ BEAT_SECONDS = 2.0
 # A third of the heartbeat timeout: a worker is lost after three beats that did not come.
 THROTTLE_SECONDS = 0.5
 # The worker's max_heartbeat_throttle_interval: the SDK holds a beat back until this long after the one before it.
+HURRY_SECONDS = 0.25
+# News that are dear wait so long for the checkpoint that makes a beat needless. Each beat is a write to the one run of
+# all its activities: a hundred agents that beat twice a second each kept a server so busy that their beats came late.
 FLUSH_SECONDS = 0.05
 # From handing a beat to the SDK to its being sent; the server's own answer is not told to activities.
 
@@ -77,6 +80,7 @@ class Pulse:
         self._activity = contextvars.copy_context()
         # A beat belongs to the activity that is current where it is made, also when a thread asks for it.
         self._timer: asyncio.TimerHandle | None = None
+        self._hurried: asyncio.TimerHandle | None = None
         self._sent_at = float("-inf")
         self._has_beaten = False
         self._is_stopped = False
@@ -90,6 +94,12 @@ class Pulse:
         self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()
+        self.calm()
+
+    @property
+    def has_beaten(self) -> bool:
+        """Whether anything was told of this attempt."""
+        return self._has_beaten
 
     def _tick(self) -> None:
         self.beat()
@@ -97,6 +107,7 @@ class Pulse:
 
     def beat(self) -> None:
         """Send the newest details; on the loop."""
+        self.calm()
         if self._is_stopped:
             return
         self._has_beaten = True
@@ -106,9 +117,19 @@ class Pulse:
         self._activity.run(activity.heartbeat, self._newest().details())
 
     def hurry(self) -> None:
-        """Beat now where the step is one that beats: news that are dear should not wait for the next beat."""
+        """Beat soon where the step is one that beats: news that are dear should not wait for the next beat."""
         if self._has_beaten:
-            self._loop.call_soon_threadsafe(self.beat)
+            self._loop.call_soon_threadsafe(self._soon)
+
+    def _soon(self) -> None:
+        if self._hurried is None and not self._is_stopped:
+            self._hurried = self._loop.call_later(HURRY_SECONDS, self.beat)
+
+    def calm(self) -> None:
+        """There is no hurry any more; on the loop."""
+        if self._hurried is not None:
+            self._hurried.cancel()
+            self._hurried = None
 
     async def flush(self) -> None:
         """Beat, and return when a beat with these details has been sent."""

@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from activities.registry import EchoAgent, Registry
+from benchmarks import agents
 from benchmarks.by_hand import FanOutByHand, SequenceByHand
 from benchmarks.by_verbs import FanOut
 from benchmarks.by_verbs import Sequence as Row
@@ -88,7 +90,9 @@ async def _measured(pairs: int, console: Console) -> tuple[str, list[Result]]:
             client = await connect(settings, address=server.address, runtime=_quiet())
             runner = TimedRunner()
             async with build_worker(client, settings, registry=registry, workflows=WORKFLOWS, workflow_runner=runner):
-                return await _machine(client), await _cases(client, pairs, console)
+                results = await _cases(client, pairs, console)
+            results += await agents.measure(client, Path(folder), partial(console.print, style="dim", highlight=False))
+            return await _machine(client), results
 
 
 def _leave_on_sigterm() -> None:

@@ -79,4 +79,9 @@ Written by `python -m benchmarks.bench --write`; `make bench` measures anew and 
   and edges, so only its events have a target.
 - Reading and judging is `verify_graph` of a text of 3 MB: 10,000 stages with a prompt and a reference each, and 9,999
   edges with a condition each. The median of three, in the CPU time of the process.
+- Agents with a model ask a scripted provider, a process of its own that counts what it bills. Pieces are those of the
+  transcripts in the blob store, a folder: each answer and each tool's result once, so what is written grows with the
+  turns and not with their square. Heartbeat details are looked at four times a second. The provider of the limited
+  agents bills between 0.8 and 1.4 times a quarter of the characters: what an estimate takes too low is what a limit
+  can be passed by.
 """

@@ -64,6 +64,8 @@ class Checkpoints:
         """The end of the chain that was read; what is appended comes after it."""
         self._newest = 0
         """The highest sequence that is there; what is appended has a higher one, so that it is the newest."""
+        self.has_gap = False
+        """Whether a piece could not be read, so that what came after it was passed over."""
         self._is_read = False
         self._appending = asyncio.Lock()
 
@@ -141,6 +143,7 @@ class Checkpoints:
         except (BlobError, ValidationError) as error:
             found = cut(str(error)) if isinstance(error, BlobError) else "it is no checkpoint"
             _log.warning("A checkpoint cannot be read and is passed over.", reference=key, error=found)
+            self.has_gap = True
             return None
 
     def _checkpoint(self, name: str, piece: _Piece) -> Checkpoint:
