@@ -6,7 +6,6 @@ import asyncio
 import os
 import platform
 import signal
-import statistics
 import sys
 import tempfile
 import traceback
@@ -24,24 +23,28 @@ from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from activities.registry import EchoAgent, Registry
-from benchmarks import agents
+from benchmarks import agents, processes, small, wide
 from benchmarks.by_hand import FanOutByHand, SequenceByHand
 from benchmarks.by_verbs import FanOut
 from benchmarks.by_verbs import Sequence as Row
 from benchmarks.graphs import LARGE, STAGES, longest_activation_of, reading_seconds
-from benchmarks.measure import TASK_QUEUE, WORKFLOWS, Case, Comparison, Cost, Ratio, compare, longest_activation, run
+from benchmarks.measure import TASK_QUEUE, WORKFLOWS, Case, compare, longest_activation, run
 from benchmarks.results import NO_SIDE, NO_TARGET, Result, markdown, table
-from benchmarks.stopwatch import Activation, TimedRunner
+from benchmarks.rows import compared, longest, shares, told
+from benchmarks.stopwatch import StepWatch, TimedRunner
 from runtime.connect import connect
 from runtime.local import local_server
 from runtime.settings import Settings
 from worker import build_worker
 from workflows import StageGraph
 
+Tell = Callable[[str], None]
+
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 PAIRS, QUICK_PAIRS = 5, 2
 WIDE_RUNS = 3
+WIDEST = 100_000
 STAGES_PAIRS = 2
 # Each takes half a minute; a pause of the machine in one of them is no pause of the workflow. Events do not vary.
 TABLE_WIDTH = 170
@@ -54,11 +57,6 @@ STAGES_IN_A_ROW = Case("500 stages in a row, one step each", StageGraph, Sequenc
 WIDE = Case("3,000 steps in one `parallel`, 500 at once", FanOut, FanOutByHand, steps=3000, window=500)
 WARM_UP = Case("warm-up", FanOut, FanOutByHand, steps=50, window=10)
 
-EVENTS_PER_STEP = 3
-WORKFLOW_TASKS, HISTORY_BYTES, WALL, REPLAY = 1.1, 1.2, 1.15, 1.5
-# What a convenience may cost: a tenth more scheduling, a fifth more history (each step's summary is in it).
-LONGEST_ACTIVATION_SECONDS = 0.5
-# The SDK gives up on an activation after 2 s; a machine four times as slow must still do.
 READING_SECONDS = {"large.json": 1.0, "large.yaml": None}
 # Of a definition that a person waits for. PyYAML's parser alone takes longer for YAML.
 
@@ -68,12 +66,13 @@ READING_SECONDS = {"large.json": 1.0, "large.yaml": None}
     "--pairs", type=click.IntRange(min=1), default=PAIRS, show_default=True, help="Runs of each case each way."
 )
 @click.option("--quick", is_flag=True, help=f"Only {QUICK_PAIRS} pairs: a first impression, with more noise.")
+@click.option("--all", "is_all", is_flag=True, help=f"Also a call of {WIDEST:,} steps, which takes ten minutes.")
 @click.option("--write", is_flag=True, help="Write the results to benchmarks/RESULTS.md.")
-def command(pairs: int, quick: bool, write: bool) -> None:
+def command(pairs: int, quick: bool, is_all: bool, write: bool) -> None:
     """Measure perdure's verbs beside the same work written by hand, on one embedded server in a temporary folder."""
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     pairs = QUICK_PAIRS if quick else pairs
-    machine, results = asyncio.run(_measured(pairs, console))
+    machine, results = asyncio.run(_measured(pairs, is_all, console))
     console.print(table(results))
     if write:
         RESULTS.write_text(markdown(machine, results, datetime.now(UTC).date(), pairs))
@@ -81,18 +80,31 @@ def command(pairs: int, quick: bool, write: bool) -> None:
     sys.exit(SETTLED if all(result.is_met for result in results) else MISSED)
 
 
-async def _measured(pairs: int, console: Console) -> tuple[str, list[Result]]:
+async def _measured(pairs: int, is_all: bool, console: Console) -> tuple[str, list[Result]]:
     _leave_on_sigterm()
+    tell = partial(console.print, style="dim", highlight=False)
     settings = Settings(task_queue=TASK_QUEUE, max_concurrent_steps=WIDE.window, drain_seconds=1)
     registry = Registry([EchoAgent(name="echo")])
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
         async with local_server(Path(folder)) as server:
             client = await connect(settings, address=server.address, runtime=_quiet())
-            runner = TimedRunner()
-            async with build_worker(client, settings, registry=registry, workflows=WORKFLOWS, workflow_runner=runner):
-                results = await _cases(client, pairs, console)
-            results += await agents.measure(client, Path(folder), partial(console.print, style="dim", highlight=False))
-            return await _machine(client), results
+            machine = await _machine(client)
+            async with build_worker(
+                client,
+                settings,
+                registry=registry,
+                workflows=WORKFLOWS,
+                workflow_runner=TimedRunner(),
+                interceptors=[StepWatch()],
+            ):
+                results = await _cases(client, pairs, tell)
+                results += await small.measure(client, pairs, tell)
+            results += await agents.measure(client, Path(folder), tell)
+            results += await processes.measure(client, server.address, Path(folder), tell)
+    for steps, wide_pairs in ((wide.STEPS, min(pairs, wide.PAIRS)), *([(WIDEST, 0)] if is_all else [])):
+        tell(f"{steps:,} steps in one call")
+        results += await wide.measure(steps, wide_pairs)
+    return machine, results
 
 
 def _leave_on_sigterm() -> None:
@@ -102,93 +114,34 @@ def _leave_on_sigterm() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, measuring.cancel)
 
 
-async def _cases(client: Client, pairs: int, console: Console) -> list[Result]:
-    def tell(line: str) -> None:
-        console.print(line, style="dim", highlight=False)
-
+async def _cases(client: Client, pairs: int, tell: Tell) -> list[Result]:
     for side in (WARM_UP.by_verbs, WARM_UP.by_hand):
         await run(client, WARM_UP, side)
     results: list[Result] = []
     for case in (SIDE_BY_SIDE, IN_A_ROW):
-        results += _results(await compare(client, case, pairs, tell))
+        comparison = await compare(client, case, pairs, tell)
+        results += compared(comparison)
+        results += shares(comparison) if case is IN_A_ROW else []
     runs = min(pairs, WIDE_RUNS)
     verbs, hand = [await longest_activation(client, WIDE, side, runs) for side in (WIDE.by_verbs, WIDE.by_hand)]
     tell(f"{WIDE.name}: longest activation {verbs.wall_seconds:.3f} s by verbs, {hand.wall_seconds:.3f} s by hand")
-    results.append(_activation(WIDE.name, verbs, _told(hand)))
+    results.append(longest(WIDE.name, verbs, told(hand)))
     return [*results, *await _graphs(client, min(pairs, STAGES_PAIRS), tell)]
 
 
-async def _graphs(client: Client, pairs: int, tell: Callable[[str], None]) -> list[Result]:
-    compared = await compare(client, STAGES_IN_A_ROW, pairs, tell)
-    results = _results(compared, history_bytes=None, wall=None, replay=None)
+async def _graphs(client: Client, pairs: int, tell: Tell) -> list[Result]:
+    comparison = await compare(client, STAGES_IN_A_ROW, pairs, tell)
+    results = compared(comparison, history_bytes=None, wall=None, replay=None)
     for name, made in LARGE.items():
-        longest = await longest_activation_of(client, made())
-        tell(f"{name}: longest activation {longest.wall_seconds:.3f} s")
-        results.append(_activation(name, longest, NO_SIDE))
+        activation = await longest_activation_of(client, made())
+        tell(f"{name}: longest activation {activation.wall_seconds:.3f} s")
+        results.append(longest(name, activation, NO_SIDE))
     case = f"Reading and judging a graph of {STAGES:,} stages"
     for name, seconds in reading_seconds().items():
         most, what = READING_SECONDS[name], f"CPU seconds, {name.rpartition('.')[2].upper()}"
         target, is_met = (NO_TARGET, True) if most is None else (f"< {most:g}", seconds < most)
         results.append(Result(case, what, target, f"{seconds:.2f}", f"{seconds:.2f}", NO_SIDE, is_met))
     return results
-
-
-def _results(
-    comparison: Comparison,
-    *,
-    history_bytes: float | None = HISTORY_BYTES,
-    wall: float | None = WALL,
-    replay: float | None = REPLAY,
-) -> list[Result]:
-    return [
-        _events(comparison),
-        _ratio(comparison, "workflow task events", lambda cost: cost.workflow_task_events, WORKFLOW_TASKS, ",.0f"),
-        _ratio(comparison, "history bytes", lambda cost: cost.history_bytes, history_bytes, ",.0f"),
-        _ratio(comparison, "wall seconds", lambda cost: cost.wall_seconds, wall, ".2f"),
-        _ratio(comparison, "CPU seconds", lambda cost: cost.cpu_seconds, None, ".2f"),
-        _sides(
-            comparison,
-            "replay seconds",
-            (comparison.verbs_replay_seconds, comparison.hand_replay_seconds),
-            replay,
-            ".2f",
-        ),
-    ]
-
-
-def _events(comparison: Comparison) -> Result:
-    verbs, hand = (
-        f"{statistics.mean(cost.activity_events for cost in costs) / comparison.case.steps:g}"
-        for costs in (comparison.verbs, comparison.hand)
-    )
-    exact = all(cost.activity_events == EVENTS_PER_STEP * comparison.case.steps for cost in comparison.verbs)
-    target = f"exactly {EVENTS_PER_STEP}"
-    return Result(comparison.case.name, "activity events a step", target, verbs, verbs, hand, exact)
-
-
-def _ratio(comparison: Comparison, what: str, read: Callable[[Cost], float], most: float | None, form: str) -> Result:
-    sides = ([read(cost) for cost in comparison.verbs], [read(cost) for cost in comparison.hand])
-    return _sides(comparison, what, sides, most, form)
-
-
-def _sides(
-    comparison: Comparison, what: str, sides: tuple[list[float], list[float]], most: float | None, form: str
-) -> Result:
-    ratio = Ratio.of(*sides)
-    verbs, hand = (format(statistics.median(side), form) for side in sides)
-    value = f"{ratio.median:.3f} ({ratio.least:.3f} to {ratio.most:.3f})"
-    target, is_met = (NO_TARGET, True) if most is None else (f"<= {most:g}", ratio.median <= most)
-    return Result(comparison.case.name, what, target, value, verbs, hand, is_met)
-
-
-def _activation(case: str, verbs: Activation, by_hand: str) -> Result:
-    is_met = verbs.wall_seconds < LONGEST_ACTIVATION_SECONDS
-    target, value = f"< {LONGEST_ACTIVATION_SECONDS:g} s", f"{verbs.wall_seconds:.3f} s"
-    return Result(case, "longest activation", target, value, _told(verbs), by_hand, is_met)
-
-
-def _told(activation: Activation) -> str:
-    return f"{activation.wall_seconds:.3f} s (CPU {activation.cpu_seconds:.3f} s, {activation.jobs} jobs)"
 
 
 def _quiet() -> Runtime:

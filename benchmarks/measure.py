@@ -20,7 +20,7 @@ from temporalio.worker import Replayer
 from benchmarks.by_hand import FanOutByHand, SequenceByHand
 from benchmarks.by_verbs import FanOut, row_of_stages
 from benchmarks.by_verbs import Sequence as Row
-from benchmarks.stopwatch import ACTIVATIONS, Activation
+from benchmarks.stopwatch import ACTIVATIONS, STEP_SECONDS, Activation
 from runtime.plugin import PerdurePlugin
 from runtime.settings import Settings
 from workflows import AgentStepSpec, StageGraph, wire
@@ -85,6 +85,10 @@ class Cost:
     wall_seconds: float
     cpu_seconds: float
     """Of this process: worker, agents and client together. Other processes of the machine do not change it."""
+    workflow_seconds: float
+    """In activations: workflow code, and what the SDK does around it."""
+    step_seconds: float
+    """In activities."""
     activity_events: int
     workflow_task_events: int
     history_bytes: int
@@ -140,6 +144,8 @@ def _turns(case: Case, number: int) -> tuple[type, type]:
 async def run(client: Client, case: Case, side: type) -> Cost:
     """Run a case one way; what it cost."""
     workflow_id = f"{side.__name__}-{uuid.uuid4()}"
+    ACTIVATIONS.clear()
+    STEP_SECONDS.clear()
     begun, cpu_begun = time.perf_counter(), time.process_time()
     handle = await client.start_workflow(
         side.__name__,
@@ -156,12 +162,14 @@ async def run(client: Client, case: Case, side: type) -> Cost:
     types = Counter(event.event_type for event in history.events)
     execution = (await handle.describe()).raw_description.workflow_execution_info
     return Cost(
-        wall_seconds,
-        cpu_seconds,
-        sum(types[kind] for kind in ACTIVITY_EVENTS),
-        sum(types[kind] for kind in WORKFLOW_TASK_EVENTS),
-        execution.history_size_bytes,
-        history,
+        wall_seconds=wall_seconds,
+        cpu_seconds=cpu_seconds,
+        workflow_seconds=sum(activation.wall_seconds for activation in ACTIVATIONS),
+        step_seconds=sum(STEP_SECONDS),
+        activity_events=sum(types[kind] for kind in ACTIVITY_EVENTS),
+        workflow_task_events=sum(types[kind] for kind in WORKFLOW_TASK_EVENTS),
+        history_bytes=execution.history_size_bytes,
+        history=history,
     )
 
 
@@ -176,7 +184,6 @@ async def longest_activation(client: Client, case: Case, side: type, runs: int) 
     """The longest activation of a run, and of several runs the median one; the worker must run in this process."""
     longest = []
     for _ in range(runs):
-        ACTIVATIONS.clear()
         await run(client, case, side)
         longest.append(max(ACTIVATIONS, key=_wall))
     return sorted(longest, key=_wall)[len(longest) // 2]

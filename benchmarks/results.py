@@ -79,6 +79,15 @@ Written by `python -m benchmarks.bench --write`; `make bench` measures anew and 
   and edges, so only its events have a target.
 - Reading and judging is `verify_graph` of a text of 3 MB: 10,000 stages with a prompt and a reference each, and 9,999
   edges with a condition each. The median of three, in the CPU time of the process.
+- Milliseconds of a step in a row are wall times: of the activations of its run, of its activity, and the rest. Workflow
+  code is perdure's as far as it takes longer than by hand; of the activity, which is the same and whose agent takes no
+  time, all of it is.
+- A worker starts from nothing, as a process: the time is that from its command to the end of a run of one step, which
+  waited for it. By hand it is a process of 30 lines (`benchmarks/hand_worker.py`).
+- Of two workers, each full, one is killed with SIGKILL: the time is that until a step that was in flight there runs on
+  the other. Heartbeats of six seconds tell that it is gone.
+- A call of 10,000 steps has a process and a server of its own, so its memory is its own. By hand means child workflows
+  of as many steps, as many at once.
 - Agents with a model ask a scripted provider, a process of its own that counts what it bills. Pieces are those of the
   transcripts in the blob store, a folder: each answer and each tool's result once, so what is written grows with the
   turns and not with their square. Heartbeat details are looked at four times a second. The provider of the limited

@@ -1,4 +1,4 @@
-"""How long workflow code holds a worker's thread: every activation is timed where the SDK calls it.
+"""How long workflow code holds a worker's thread, and how long a step's activity takes: timed where the SDK calls them.
 
 The wall time of `WorkflowInstance.activate` is what the SDK's deadlock detector limits to 2 s; it includes waiting for
 the interpreter while other threads of the worker hold it. CPU time of the thread tells both apart.
@@ -9,10 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
-from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    WorkflowInstance,
+    WorkflowInstanceDetails,
+)
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 Activate = Callable[[WorkflowActivation], WorkflowActivationCompletion]
@@ -54,3 +61,24 @@ def _timed(activate: Activate, workflow_type: str) -> Activate:
             ACTIVATIONS.append(Activation(workflow_type, len(act.jobs), seconds, of_cpu))
 
     return timed
+
+
+STEP_SECONDS: list[float] = []
+"""Of each activity of this process: from its call by the SDK to its result."""
+
+
+class StepWatch(Interceptor):
+    """Times every activity of a worker."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """See base class."""
+        return _Timed(super().intercept_activity(next))
+
+
+class _Timed(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        begun = time.perf_counter()
+        try:
+            return await self.next.execute_activity(input)
+        finally:
+            STEP_SECONDS.append(time.perf_counter() - begun)
