@@ -38,6 +38,7 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from runtime.guard import GuardInterceptor
+from runtime.interruption import InterruptibleRunner
 from runtime.sealed import no_storage
 from runtime.settings import Settings, decode_key
 from runtime.telemetry import flush, trace, tracing
@@ -373,7 +374,10 @@ def _pass_through(existing: WorkflowRunner | None) -> WorkflowRunner:
     if existing is not None and not isinstance(existing, SandboxedWorkflowRunner):
         return existing  # the user runs without the sandbox
     sandbox = existing or SandboxedWorkflowRunner()
-    return replace(sandbox, restrictions=sandbox.restrictions.with_passthrough_modules(*PASSED_THROUGH))
+    restrictions = sandbox.restrictions.with_passthrough_modules(*PASSED_THROUGH)
+    if type(sandbox) is SandboxedWorkflowRunner:  # of a class of the user's it would undo what that does
+        return InterruptibleRunner(restrictions=restrictions, runner_class=sandbox.runner_class)
+    return replace(sandbox, restrictions=restrictions)
 
 
 def _with(added: type[BaseException]) -> Callable[[Sequence[type[BaseException]] | None], list[type[BaseException]]]:
