@@ -3,7 +3,7 @@
 #   make run     audit this repository with the example workflow: embedded server, worker and all
 #   make test    the unit, guide, workflow and replay rings
 #   make check   lint, formatting, types, and make test
-#   make crash   real processes killed mid-run (KILLS=n for the long version)
+#   make crash   real processes killed mid-run (KILLS=100 RUNS=250 for the long version)
 #   make bench   overhead beside hand-written Temporal, in one run
 
 PYTHON ?= python3
