@@ -29,6 +29,16 @@ async def _step(spec: AgentStepSpec) -> StepOutcome:
     return outcome
 
 
+async def _side_by_side(specs: list[AgentStepSpec], window: int) -> list[StepOutcome]:
+    slots = asyncio.Semaphore(window)
+
+    async def one(spec: AgentStepSpec) -> StepOutcome:
+        async with slots:
+            return await _step(spec)
+
+    return await asyncio.gather(*(one(spec) for spec in specs))
+
+
 @workflow.defn
 class FanOutByHand:
     """Steps side by side."""
@@ -36,13 +46,7 @@ class FanOutByHand:
     @workflow.run
     async def run(self, specs: list[AgentStepSpec], window: int) -> list[StepOutcome]:
         """The outcomes, in the order of the specs."""
-        slots = asyncio.Semaphore(window)
-
-        async def one(spec: AgentStepSpec) -> StepOutcome:
-            async with slots:
-                return await _step(spec)
-
-        return await asyncio.gather(*(one(spec) for spec in specs))
+        return await _side_by_side(specs, window)
 
 
 @workflow.defn
@@ -62,13 +66,7 @@ class SliceByHand:
     @workflow.run
     async def run(self, specs: list[AgentStepSpec], window: int) -> list[StepOutcome]:
         """The outcomes, in the order of the specs."""
-        slots = asyncio.Semaphore(window)
-
-        async def one(spec: AgentStepSpec) -> StepOutcome:
-            async with slots:
-                return await _step(spec)
-
-        return await asyncio.gather(*(one(spec) for spec in specs))
+        return await _side_by_side(specs, window)
 
 
 @workflow.defn

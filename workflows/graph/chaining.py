@@ -6,13 +6,13 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from workflows.graph.definition import GraphDefinition
 from workflows.graph.keys import Keys, keys_of
-from workflows.graph.templates import references
+from workflows.graph.templates import references, texts
 
 
 @dataclass
@@ -35,17 +35,4 @@ class Chained:
         self._left.append(keys_of(graph))
 
     def _mentioned(self, value: Any) -> Iterable[str]:
-        return {*references(value), *_texts(value)} if self._left else ()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a JSON value."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            waiting += item.values()
-        elif isinstance(item, list):
-            waiting += item
+        return {*references(value), *texts(value)} if self._left else ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 CONTAINERS = frozenset((dict, list, tuple))
-# What has parts; exact types, because this is asked for every value of a large result.
+# What has parts; exact types, because this is asked for every value of a large graph or result.
 
 
 def is_deeper(value: Any, levels: int) -> bool:

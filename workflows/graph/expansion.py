@@ -7,12 +7,11 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from typing import Any
 
 from pydantic import JsonValue
 
 from workflows.graph.conditions import as_text
-from workflows.graph.templates import REFERENCE
+from workflows.graph.templates import keys, texts
 
 
 def expansion(value: JsonValue, state: Mapping[str, JsonValue], *, only: Container[str] | None = None) -> int:
@@ -29,24 +28,10 @@ def expansion(value: JsonValue, state: Mapping[str, JsonValue], *, only: Contain
 
 def has_references(value: JsonValue) -> bool:
     """Whether a value may hold references, quoted ones too."""
-    return any(True for _ in _texts(value))
+    return any("{{" in text for text in texts(value))
 
 
 def _named(value: JsonValue) -> Iterator[str]:
     """The key of each reference, as often as it stands there."""
-    for text in _texts(value):
-        yield from (found["key"] for found in REFERENCE.finditer(text) if found["key"] is not None)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in which a reference may stand."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            if "{{" in item:
-                yield item
-        elif isinstance(item, dict):
-            waiting += item.values()
-        elif isinstance(item, (list, tuple)):
-            waiting += item
+    for text in texts(value):
+        yield from keys(text)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from workflows.errors import cut
+from workflows.graph.depth import is_deeper
 from workflows.graph.locating import Lines, Mark, Path, Place, Places, locate
 
 Syntax = Literal["json", "yaml"]
@@ -23,9 +24,6 @@ MAX_DEPTH = 200
 
 MAX_DIGITS = 4_000
 # Python refuses to read integers of more than 4,300 digits.
-
-CONTAINERS = frozenset((dict, list, tuple))
-# What has parts; exact types, because this is asked for every value of a large graph.
 
 SUFFIXES: dict[str, Syntax] = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -104,18 +102,8 @@ def _has_half_characters(value: Any) -> bool:
 
 
 def too_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than `MAX_DEPTH`; iterative, so that no depth can hurt."""
-    level = [value] if type(value) in CONTAINERS else []
-    for _ in range(MAX_DEPTH):
-        level = [
-            part
-            for item in level
-            for part in (item.values() if type(item) is dict else item)
-            if type(part) in CONTAINERS
-        ]
-        if not level:
-            return False
-    return True
+    """Whether a value is nested deeper than `MAX_DEPTH`."""
+    return is_deeper(value, MAX_DEPTH)
 
 
 class _Refused(ValueError):

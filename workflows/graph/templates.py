@@ -83,16 +83,18 @@ def _looked_up(key: str, state: Mapping[str, JsonValue]) -> JsonValue:
 def references(value: JsonValue) -> tuple[str, ...]:
     """Every key that a value refers to, once each, in the order of their first places."""
     if isinstance(value, str):  # as nearly every value that has any
-        return tuple(dict.fromkeys(_keys(value)))
-    return tuple(dict.fromkeys(key for text in _texts(value) for key in _keys(text)))
+        return tuple(dict.fromkeys(keys(value)))
+    return tuple(dict.fromkeys(key for text in texts(value) for key in keys(text)))
 
 
-def _keys(text: str) -> Iterator[str]:
+def keys(text: str) -> Iterator[str]:
+    """The key of each reference in a text, as often as it stands there."""
     if "{{" in text:
         yield from (found["key"] for found in REFERENCE.finditer(text) if found["key"] is not None)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, in the order in which they stand there; keys of objects are none."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
