@@ -18,7 +18,11 @@ from workflows.errors import ApprovalRejected, cut
 from workflows.graph.conditions import same
 from workflows.graph.definition import ApprovalField
 from workflows.parsing import parse
-from workflows.wire import Stored
+from workflows.wire import Stored, measure
+
+MAX_ANSWER_BYTES = 400_000
+# As JSON. What was taken, what is told back and what goes on with it leave in one message, and Temporal ends a run
+# whose message is over 4 MB; measured: one answer of 1.5 MB did.
 
 
 class ApprovalRequest(Stored):
@@ -85,6 +89,7 @@ class Approvals:
         waiting = self._open.get(answer.id)
         if waiting is None or waiting.answer.done():
             raise ApprovalRejected(self._why_not_open(answer.id))
+        refuse_oversized(answer.response)
         _check(answer.response, waiting.request.fields)
         if waiting.check is not None:
             waiting.check(answer)
@@ -101,6 +106,19 @@ class Approvals:
             return f"approval {name!r} was answered already{f' by {who!r}' if who else ''}. The first answer counts."
         waiting = ", ".join(repr(other) for other in self._open)
         return f"no approval {name!r} is waiting. {f'Waiting are {waiting}.' if waiting else 'None is waiting.'}"
+
+
+def refuse_oversized(response: JsonValue) -> None:
+    """Raise `ApprovalRejected` where an answer is too large to be taken.
+
+    Whoever sends one asks first: the refusal of an update carries the update, and over 2 MB it cannot leave a worker.
+    """
+    taken = measure(response)
+    if taken > MAX_ANSWER_BYTES:
+        raise ApprovalRejected(
+            f"the response is {taken:,} bytes and the limit is {MAX_ANSWER_BYTES:,}. Write it to a file and answer "
+            "with its name."
+        )
 
 
 def _check(response: JsonValue, fields: Sequence[ApprovalField]) -> None:

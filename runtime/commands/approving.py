@@ -31,7 +31,8 @@ from runtime.questions import question_lines
 from runtime.standing import Json
 from runtime.texts import one_line
 from runtime.watching import NoAnswer, NotBegun, RunReader, has_worker, no_worker
-from workflows.approvals import ApprovalRequest
+from workflows.approvals import ApprovalRequest, refuse_oversized
+from workflows.errors import ApprovalRejected
 from workflows.wire import RESOLVE_APPROVAL_UPDATE, SEEN_STORE_WORKFLOW
 
 ANSWER_LIMIT = timedelta(seconds=10)
@@ -232,9 +233,12 @@ async def _how_answered(reader: RunReader, name: str) -> str | None:
 async def _send(reader: RunReader, answer: Json) -> Json:
     """What the run has taken down."""
     try:
+        refuse_oversized(answer["response"])
         async with asyncio.timeout(ANSWER_LIMIT.total_seconds()):
             taken: Json = await reader.handle.execute_update(RESOLVE_APPROVAL_UPDATE, answer)
             return taken
+    except ApprovalRejected as error:
+        raise Fault(f"The answer was refused: {error.message}") from error
     except WorkflowUpdateFailedError as error:
         raise Fault(f"The answer was refused: {_message(error.cause)}") from error
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:

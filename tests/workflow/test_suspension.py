@@ -153,8 +153,12 @@ async def test_a_person_decides_about_a_tool_call(
             "the response is {'decision': 'edit', 'arguments': 'bob'}; expected `decision`, with `arguments` as an "
             "object and `message` as text where they are given.",
         ),
+        (
+            {"decision": "edit", "arguments": {"to": "b" * 1_500_000}},
+            "the response is 1,500,041 bytes and the limit is 400,000. Write it to a file and answer with its name.",
+        ),
     ],
-    ids=["nothing", "unknown", "edit without", "approve with", "no object"],
+    ids=["nothing", "unknown", "edit without", "approve with", "no object", "large"],
 )
 async def test_a_decision_that_cannot_be_used_is_refused(world: World, response: dict[str, Any], told: str) -> None:
     """A bad answer is refused before it enters the history, and the run keeps waiting."""
