@@ -198,8 +198,15 @@ async def test_model_tool_calls_have_ids_of_their_own(steps: ModelSteps) -> None
 class Shed:
     """A source of two tools."""
 
+    def __init__(self, schema: dict[str, JsonValue] | None = None, *, requires_approval: bool = False) -> None:
+        self.schema: dict[str, JsonValue] = schema or {"type": "object"}
+        self.requires_approval = requires_approval
+
     async def tools(self) -> Sequence[OfferedTool]:
-        return [OfferedTool(name, f"Takes the {name}.", {"type": "object"}, self.take) for name in ("saw", "axe")]
+        return [
+            OfferedTool(name, f"Takes the {name}.", self.schema, self.take, self.requires_approval)
+            for name in ("saw", "axe")
+        ]
 
     async def take(
         self, arguments: dict[str, JsonValue], context: ToolContext, timeout_seconds: float | None
@@ -239,6 +246,29 @@ async def test_model_is_refused_tools_that_are_not_there(steps: ModelSteps, name
 def saw() -> str:
     """Another saw."""
     return "saw"
+
+
+async def test_model_is_refused_a_tool_with_the_name_of_its_answer(steps: ModelSteps) -> None:
+    """A call of it would be taken for the answer."""
+    steps.tools = (final_result,)
+    assert await steps.run(spec={"output_schema": AnswerSchema}) == _failed(
+        "agent 'a' answers in a form by the tool 'final_result', and has another one of that name. Rename it, or give "
+        "its server a 'prefix'"
+    )
+    assert (await steps.run(by_turn(Answer(calls=(ToolCall("final_result"),)), Answer("Raced.")))).output == "Raced."
+
+
+def final_result() -> str:
+    """The result of the final."""
+    return "3 : 2"
+
+
+async def test_model_may_call_a_tool_whose_schema_is_none(steps: ModelSteps) -> None:
+    """The schema of somebody else's tool is judged by its own server, before a person is asked as well."""
+    steps.sources = {"shed": Shed({"type": "object", "properties": {"grip": {"pattern": "("}}}, requires_approval=True)}
+    script = by_turn(Answer(calls=(ToolCall("axe", {"grip": "firm"}),)), Answer("Done."))
+    asked = await steps.run(script, agent={"tools": ("shed",)})
+    assert asked.error == "agent 'a' waits for a decision about tool 'axe'"
 
 
 @pytest.mark.parametrize("schema", [AnswerSchema, {"anyOf": [AnswerSchema]}], ids=["native", "described"])

@@ -17,12 +17,12 @@ from jsonschema.exceptions import best_match
 from pydantic import JsonValue
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import ToolDefinition
-from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from activities.blobs import plain_json
 from activities.entries import ModelAgent
 from activities.executors import Resources
+from activities.executors.model.output import OUTPUT_TOOL
 from activities.executors.model.transcript import Result
 from activities.registry import DELEGATE, Registry
 from activities.tools.calling import call_tool
@@ -82,6 +82,11 @@ class Toolset:
         ]
         if specialists and DELEGATE in offered:
             raise StepFailed(f"agent {entry.name!r} has specialists, and a tool named {DELEGATE!r}. Rename the tool")
+        if spec.output_schema is not None and OUTPUT_TOOL in offered:
+            raise StepFailed(
+                f"agent {entry.name!r} answers in a form by the tool {OUTPUT_TOOL!r}, and has another one of that "
+                "name. Rename it, or give its server a 'prefix'"
+            )
         return cls(
             offered.values(),
             policies=registry.policies,
@@ -186,8 +191,8 @@ def _misfit(asked: Asked) -> str | None:
     try:
         validator = Draft202012Validator(asked.tool.parameters, registry=EMPTY_REGISTRY)
         fault = best_match(validator.iter_errors(asked.arguments))
-    except (Unresolvable, RecursionError):
-        return None  # a schema of somebody else's that cannot be followed: its own server judges
+    except Exception:  # noqa: BLE001 - a schema of somebody else's that is none may fail in any way
+        return None  # its own server judges
     if fault is None:
         return None
     return f"The arguments do not fit, at {fault.json_path}: {cut(fault.message, QUOTED_CHARACTERS)}"
