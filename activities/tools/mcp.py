@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
+from activities.secrets import without_secrets, without_values
 from activities.tools.calling import DEFAULT_TIMEOUT_SECONDS, ERROR_CHARACTERS, STOP_SECONDS, largest_result
 from activities.tools.context import ToolContext, ToolFailed
 from activities.tools.mcp_connection import Connection
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 NAME_CHARACTERS = 64
 # What every model provider takes as the name of a tool.
+NAMELESS = "_"
+# What models know a tool as that has no name; a provider would refuse every request that offers it so.
 MAX_PAGES = 100
 # Of a listing. A server that always has another page must end some day.
 LIST_SECONDS = 60.0
@@ -82,7 +85,9 @@ class McpSource:
             raise RetryableStepError(f"MCP server {self._server.name!r} did not list its tools")
         if (error := work.exception()) is not None:
             connection.leave()
-            raise RetryableStepError(f"MCP server {self._server.name!r} did not list its tools: {_told(error)}")
+            text = f"MCP server {self._server.name!r} did not list its tools: {self._told(error)}"
+            # A list that breaks the protocol is the same next time; what was lost on the way is not.
+            raise StepFailed(text) if isinstance(error, ValueError) else RetryableStepError(text)
         return work.result()
 
     def _current(self) -> Connection:
@@ -105,7 +110,7 @@ class McpSource:
 
     def _offered(self, tool: Tool) -> OfferedTool:
         approval = self._server.requires_approval
-        name = NOT_IN_A_NAME.sub("_", f"{self._server.prefix}{tool.name}")[:NAME_CHARACTERS]
+        name = NOT_IN_A_NAME.sub("_", f"{self._server.prefix}{tool.name}")[:NAME_CHARACTERS] or NAMELESS
         return OfferedTool(
             name=name,
             description=(tool.description or tool.title or "").strip(),
@@ -141,10 +146,11 @@ class McpSource:
             if _is_lost(error) or connection.is_over:
                 connection.leave()
                 raise self._lost(name)
-            raise ToolFailed(f"MCP server {self._server.name!r} refused the call of {name!r}: {_told(error)}")
+            raise ToolFailed(f"MCP server {self._server.name!r} refused the call of {name!r}: {self._told(error)}")
         result = work.result()
         text = _text(result)
         if result.is_error:
+            text = without_secrets(text, self._server.variables)
             raise ToolFailed(cut(text or f"tool '{name}' failed and did not say why", ERROR_CHARACTERS))
         size = len(text.encode("utf-8", "backslashreplace"))
         if size > largest_result():
@@ -153,6 +159,11 @@ class McpSource:
                 "Ask it for less."
             )
         return text
+
+    def _told(self, error: BaseException) -> str:
+        """What an error says; a server may quote what it was given."""
+        text = _said(error).encode("utf-8", "backslashreplace").decode()
+        return cut(without_secrets(text, self._server.variables), ERROR_CHARACTERS)
 
     def _lost(self, name: str) -> ToolFailed:
         return ToolFailed(
@@ -199,11 +210,12 @@ def _is_lost(error: BaseException) -> bool:
     return error.code == CONNECTION_CLOSED or error.message == "Session terminated"
 
 
-def _told(error: BaseException) -> str:
+def _said(error: BaseException) -> str:
     from mcp import MCPError
 
-    text = error.message if isinstance(error, MCPError) else f"{type(error).__name__}: {error}"
-    return cut(text.encode("utf-8", "backslashreplace").decode(), ERROR_CHARACTERS)
+    if isinstance(error, ValidationError):
+        return f"it answered what is not of the protocol: {without_values(error)}"
+    return error.message if isinstance(error, MCPError) else f"{type(error).__name__}: {error}"
 
 
 def _text(result: CallToolResult) -> str:

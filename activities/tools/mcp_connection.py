@@ -10,13 +10,15 @@ import contextvars
 import importlib
 import importlib.util
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from pydantic import ValidationError
 
+from activities.secrets import without_secrets
 from activities.tools.servers import McpServer
 from workflows.errors import PerdureError, RetryableStepError, StepFailed, cut
 
@@ -32,6 +34,7 @@ CLOSE_SECONDS = 10.0
 CONNECT_SECONDS = 20.0
 LINE_CHARACTERS = 2_000
 # Of what a server writes to stderr, per line of the log.
+REASON_CHARACTERS = 300
 REFUSED = (401, 403)
 # Trying again with the same key is refused again.
 
@@ -96,7 +99,7 @@ class Connection:
             raise
         except Exception as error:  # noqa: BLE001 - a server may end in any way, and whoever waits must be told
             if not self._fail(self._failure(error)):
-                self._log.warning("The connection to an MCP server has ended.", reason=_reason(error))
+                self._log.warning("The connection to an MCP server has ended.", reason=self._reason(error))
         finally:
             self._leave.set()
 
@@ -124,9 +127,13 @@ class Connection:
                 f"MCP server {name!r} answered with status {self._status}. Look at its 'headers' and 'bearer_env' in "
                 "agents.toml, and at the variables that they name"
             )
-        told = f"status {self._status}" if self._status else _reason(error)
+        told = f"status {self._status}" if self._status else self._reason(error)
         hint = "; the worker's log has what it wrote to stderr" if self._server.command else ""
         return RetryableStepError(f"MCP server {name!r} cannot be reached: {told}{hint}")
+
+    def _reason(self, error: BaseException) -> str:
+        """What an error says; a server may quote what it was given."""
+        return cut(without_secrets(_reason(error), self._server.variables), REASON_CHARACTERS)
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Client]:
@@ -153,7 +160,9 @@ class Connection:
             stderr = os.fdopen(writing, "w")
             try:
                 loop = asyncio.get_running_loop()
-                heard, _ = await loop.connect_read_pipe(lambda: _Stderr(self._log), os.fdopen(reading, "rb"))
+                heard, _ = await loop.connect_read_pipe(
+                    lambda: _Stderr(self._log, self._server.variables), os.fdopen(reading, "rb")
+                )
                 stack.callback(heard.close)
                 streams = await stack.enter_async_context(stdio_client(parameters, stderr))
             finally:
@@ -192,7 +201,7 @@ def _reason(error: BaseException) -> str:
         error = error.exceptions[0]
     if type(error).__module__.startswith(("httpx2", "httpcore2")):
         return type(error).__name__
-    return cut(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 300)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 class _Watched:
@@ -226,13 +235,20 @@ class _Reading:
 
     async def __anext__(self) -> Any:
         try:
-            return await self._stream.__anext__()
+            said = await self._stream.__anext__()
         except BaseException:
             self._ended()
             raise
+        return self._heard(said)
 
     async def receive(self) -> Any:
-        return await self._stream.receive()
+        return self._heard(await self._stream.receive())
+
+    def _heard(self, said: Any) -> Any:
+        """What was said; an answer that cannot be read ends the connection, for its call would wait until its limit."""
+        if isinstance(said, ValidationError) and _is_message(said):
+            self._ended()
+        return said
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -245,11 +261,23 @@ class _Reading:
         return await self._stream.__aexit__(*reason)
 
 
+def _is_message(fault: ValidationError) -> bool:
+    """Whether what could not be read was meant for us; other lines are the chatter of a program on its stdout."""
+    given = [one["input"] for one in fault.errors(include_url=False, include_context=False)]
+    return any(
+        '"jsonrpc"' in each and '"id"' in each
+        if isinstance(each, str)
+        else isinstance(each, dict) and {"jsonrpc", "id"} <= each.keys()
+        for each in given
+    )
+
+
 class _Stderr(asyncio.Protocol):
     """Writes the lines of a server's stderr to the worker's log."""
 
-    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, log: structlog.typing.FilteringBoundLogger, variables: Collection[str]) -> None:
         self._log = log
+        self._variables = variables
         self._line = bytearray()
 
     def data_received(self, data: bytes) -> None:
@@ -267,6 +295,6 @@ class _Stderr(asyncio.Protocol):
         self._line.clear()
 
     def _say(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip()
+        text = without_secrets(line.decode(errors="replace").rstrip(), self._variables)
         if text:
             self._log.info("An MCP server wrote to stderr.", text=cut(text, LINE_CHARACTERS))

@@ -112,6 +112,12 @@ class McpServer(BaseModel):
             raise ValueError("has both 'bearer_env' and an Authorization header; one of them is enough")
         return self
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The worker's variables that it is given; what they hold is told to nobody else."""
+        bearer = () if self.bearer_env is None else (self.bearer_env,)
+        return (*self.env_names, *self.headers.values(), *bearer)
+
     def _of_the_other_kind(self) -> Iterable[str]:
         return ("headers", "bearer_env") if self.command is not None else ("env", "env_names", "cwd")
 

@@ -30,6 +30,11 @@ def program(**options: Any) -> McpServer:
     return McpServer.model_validate({"name": "workshop", "command": COMMAND, "env": ENV, **options})
 
 
+def rogue(lines: dict[str, str], **options: Any) -> McpServer:
+    """A server that answers each method with a line that is not as it should be."""
+    return program(command=(sys.executable, "-m", "tests.rogue_mcp_server", json.dumps(lines)), **options)
+
+
 @asynccontextmanager
 async def opened(server: McpServer, workspace: Path | None = None) -> AsyncIterator[McpSource]:
     source = McpSource(server, workspace=workspace)
@@ -209,13 +214,14 @@ async def _is_over(source: McpSource) -> bool:
     return source._connection is not None and source._connection.is_over
 
 
-async def test_stderr_of_a_program_is_logged() -> None:
-    """What a server complains about stands in the worker's log, under its name."""
+async def test_stderr_of_a_program_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server complains about stands in the worker's log, under its name, without what it was given."""
+    monkeypatch.setenv("SHOP_PASS", "open-sesame")
     with capture_logs() as logs:
-        async with opened(program()) as source:
-            await call(source, "complain", text="the kiln is cold")
+        async with opened(program(env_names=["SHOP_PASS"])) as source:
+            await call(source, "complain", text="the kiln is cold, and the token is open-sesame")
     said = [(line["server"], line["text"]) for line in logs if line["event"] == "An MCP server wrote to stderr."]
-    assert said == [("workshop", "the kiln is cold")]
+    assert said == [("workshop", "the kiln is cold, and the token is [secret]")]
 
 
 @pytest.mark.parametrize(
@@ -253,6 +259,86 @@ async def test_server_that_cannot_be_opened(options: dict[str, Any], kind: type[
         with pytest.raises(kind) as failed:
             await source.tools()
     assert getattr(failed.value, "message", str(failed.value)) == text
+
+
+REFUSAL = '{"jsonrpc": "2.0", "id": ID, "error": {"code": -1, "message": "Wrong token $SHOP_PASS."}}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "text"),
+    [
+        (
+            {"tools/list": '{"jsonrpc": "2.0", "id": ID, "result": {"tools": [{"name": "t", "inputSchema": {}}]}}'},
+            StepFailed,
+            "did not list its tools: it answered what is not of the protocol: tools.0.inputSchema.type: Field required",
+        ),
+        ({"tools/list": REFUSAL}, RetryableStepError, "did not list its tools: Wrong token [secret]."),
+        (
+            {"initialize": REFUSAL},
+            RetryableStepError,
+            "cannot be reached: MCPError: Wrong token [secret].; the worker's log has what it wrote to stderr",
+        ),
+    ],
+    ids=["a tool without a schema", "a list refused", "refused"],
+)
+async def test_server_whose_tools_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, lines: dict[str, str], kind: type[Exception], text: str
+) -> None:
+    """What breaks the protocol is final; what a server says never holds a variable that it was given."""
+    monkeypatch.setenv("SHOP_PASS", "open-sesame")
+    async with opened(rogue(lines, env_names=["SHOP_PASS"])) as source:
+        with pytest.raises(kind) as failed:
+            await source.tools()
+    assert getattr(failed.value, "message", str(failed.value)) == f"MCP server 'workshop' {text}"
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (REFUSAL, "MCP server 'workshop' refused the call of 't': Wrong token [secret]."),
+        (
+            '{"jsonrpc": "2.0", "id": ID, "result": {"isError": true, "content": [{"type": "text", '
+            '"text": "$SHOP_PASS is wrong"}]}}',
+            "[secret] is wrong",
+        ),
+        (
+            '{"jsonrpc": "2.0", "id": ID, "result": {"content": [{"type": "text", "text": "\\ud800"}]}}',
+            "MCP server 'workshop' was lost while it ran 't'. The call may have had its effect.",
+        ),
+        (
+            '{"jsonrpc": "2.0", "id": ID, "result": 7}',
+            "MCP server 'workshop' was lost while it ran 't'. The call may have had its effect.",
+        ),
+        (
+            '{"jsonrpc": "2.0", "id": ID, "result": {}}',
+            "MCP server 'workshop' refused the call of 't': it answered what is not of the protocol: content: Field "
+            "required",
+        ),
+    ],
+    ids=["refused", "failed", "half a character", "no result", "empty result"],
+)
+async def test_call_whose_answer_is_none_ends_at_once(monkeypatch: pytest.MonkeyPatch, line: str, text: str) -> None:
+    """A call does not wait until its limit for an answer that was there and could not be read."""
+    monkeypatch.setenv("SHOP_PASS", "open-sesame")
+    async with opened(rogue({"tools/call": line}, env_names=["SHOP_PASS"])) as source:
+        with pytest.raises(ToolFailed) as failed:
+            await call(source, "t", seconds=60)
+    assert str(failed.value) == text
+
+
+async def test_chatter_on_stdout_is_passed_over() -> None:
+    """A program that logs to its stdout, as JSON or not, is served all the same."""
+    chatter = """Hello {\n{"level": "info", "id": 3}\n"""
+    line = '{"jsonrpc": "2.0", "id": ID, "result": {"content": [{"type": "text", "text": "served"}]}}'
+    async with opened(rogue({"tools/call": chatter + line})) as source:
+        assert await call(source, "t", seconds=60) == "served"
+
+
+async def test_tool_without_a_name_has_one_for_models() -> None:
+    """A provider would refuse every request that offers a tool without a name."""
+    line = '{"jsonrpc": "2.0", "id": ID, "result": {"tools": [{"name": "", "inputSchema": {"type": "object"}}]}}'
+    async with opened(rogue({"tools/list": line})) as source:
+        assert [offered.name for offered in await source.tools()] == ["_"]
 
 
 async def test_folder_of_a_program_must_be_there(tmp_path: Path) -> None:

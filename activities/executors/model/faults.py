@@ -25,7 +25,8 @@ from pydantic_ai.exceptions import (
 )
 
 from activities.executors import ServiceBusy
-from activities.executors.model.naming import ModelSource, without_secrets
+from activities.executors.model.naming import ModelSource
+from activities.secrets import without_secrets
 from workflows.errors import RetryableStepError, StepFailed, cut
 
 LONGEST_WAIT = timedelta(minutes=10)
@@ -45,7 +46,7 @@ Failure = StepFailed | RetryableStepError
 
 def failure(error: Exception, source: ModelSource, attempt: int) -> Failure:
     """What a request's error means for its step."""
-    said_so = " ".join(without_secrets(_told(error), source.api_key_env).split())
+    said_so = " ".join(without_secrets(_told(error), (source.api_key_env,)).split())
     text = f"model {cut(source.model)!r} {cut(said_so, SAID_CHARACTERS)}"
     if isinstance(error, (ModelRateLimitError, ModelUnavailableError)):
         return ServiceBusy(text, after=_wait(error.retry_after, attempt))

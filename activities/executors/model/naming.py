@@ -23,16 +23,13 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from activities.entries import ModelAgent, found_at
 from activities.executors import Resources
 from activities.model_names import OPENAI_COMPATIBLE, PYTHON, fault_in, parted
+from activities.secrets import without_secrets
 from workflows.errors import StepFailed, cut
 
 OPENAI_BASE_URL = "OPENAI_BASE_URL"
 OPENAI_API_KEY = "OPENAI_API_KEY"
 KEY_VARIABLE = re.compile(r"`([A-Z][A-Z0-9_]*)`")
 # How pydantic-ai names the variable of a key that is missing.
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-SECRET_LENGTH = 8
-# Shorter values are words of any text, and no keys.
-HIDDEN = "[secret]"
 EXTRAS = {"anthropic": "anthropic", "google": "google", "google-cloud": "google"}
 """perdure's own extra by provider; for others the package is named by the error that its absence brings."""
 
@@ -73,14 +70,6 @@ async def model_of(source: ModelSource, resources: Resources) -> Model:
         if resources.models.setdefault(source, built) is built:  # else another step was faster
             await built.__aenter__()
     return resources.models[source]
-
-
-def without_secrets(text: str, also: str | None = None) -> str:
-    """A text without the values of variables that are named like secrets, or `also`: some services quote the key."""
-    for name, value in os.environ.items():
-        if (name == also or SECRET_NAME.search(name)) and len(value) >= SECRET_LENGTH:
-            text = text.replace(value, HIDDEN)
-    return text
 
 
 def _built(source: ModelSource) -> Model:
@@ -162,7 +151,7 @@ def _told(source: ModelSource, text: str) -> str:
             f"model {source.model!r} needs an API key: set the environment variable {variable[1]!r} where the worker "
             "runs, or name another one by 'api_key_env'"
         )
-    return f"model {source.model!r} cannot be used: {cut(without_secrets(text, source.api_key_env), 500)}"
+    return f"model {source.model!r} cannot be used: {cut(without_secrets(text, (source.api_key_env,)), 500)}"
 
 
 def _missing_package(source: ModelSource, text: str) -> str:

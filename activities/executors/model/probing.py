@@ -16,9 +16,10 @@ from pydantic_ai.models import Model
 
 from activities.entries import ModelAgent
 from activities.executors import Resources
-from activities.executors.model.naming import ModelSource, is_own_model, model_of, sources_of, without_secrets
+from activities.executors.model.naming import ModelSource, is_own_model, model_of, sources_of
 from activities.model_names import TEST
 from activities.registry import Registry
+from activities.secrets import without_secrets
 from workflows.errors import StepFailed, cut
 
 PROBE_SECONDS = 5.0
@@ -67,7 +68,7 @@ async def _probed(source: ModelSource, resources: Resources) -> Probe:
 
 async def _listed(source: ModelSource, model: Model, client: Any) -> Probe:
     """What the service itself says of a model: the list of those that it has costs nothing."""
-    address = without_secrets(str(client.base_url).rstrip("/"), source.api_key_env)
+    address = without_secrets(str(client.base_url).rstrip("/"), (source.api_key_env,))
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             page = await client.with_options(timeout=PROBE_SECONDS, max_retries=0).models.list()
@@ -99,6 +100,6 @@ def _silent(source: ModelSource, address: str, error: Exception) -> Probe:
         found = f"{name} has a server at {address} that answers, and lists no models there ({status})"
         is_sure = status != HTTPStatus.NOT_FOUND or address.endswith("/v1")
         return Probe("ok", found) if is_sure else Probe("warn", found, ADDRESS_REMEDY)
-    said = cut(without_secrets(" ".join(str(error).split()), source.api_key_env), SAID_CHARACTERS)
+    said = cut(without_secrets(" ".join(str(error).split()), (source.api_key_env,)), SAID_CHARACTERS)
     why = f"{status}" if status is not None else f"{type(error).__name__}{f': {said}' if said else ''}"
     return Probe("fail", f"{name} does not answer at {address} ({why})", f"Start its server. {ADDRESS_REMEDY}")
