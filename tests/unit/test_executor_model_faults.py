@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -71,13 +72,29 @@ def _text(outcome: StepOutcome) -> str:
         (Rubbish(b""), "RetryableStepError", "answered what is no JSON: nothing", None),
         (Rubbish(b'{"choices": 3}'), "RetryableStepError",
          "answered what cannot be read: TypeError: 'int' object is not subscriptable", None),
+        (Rubbish(b'{"choices": []}'), "RetryableStepError", "answered what cannot be read: the answer holds no choice",
+         None),
+        (Rubbish(b'{"object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop", "message": null}]}'),
+         "RetryableStepError", "answered what cannot be read: choices.0.message: Input should be a valid dictionary or "
+         "instance of _ChatCompletionMessage", None),
+        (Rubbish(b'{"error": {"message": "Upstream died.", "code": 502}}'), "RetryableStepError",
+         "answered 502: Upstream died.", None),
+        (Rubbish(b'{"error": {"message": "Slow down.", "code": 429}}'), "ServiceBusy", "answered 429: Slow down.",
+         None),
+        (Rubbish(b'{"error": {"message": "Odd.", "code": "odd"}}'), "RetryableStepError",
+         "answered what cannot be read: an error: Odd.", None),
+        (retry_after("0"), "ServiceBusy", "answered 429: Rate limit reached for requests.", None),
+        (retry_after("-5"), "ServiceBusy", "answered 429: Rate limit reached for requests.", None),
+        (retry_after("Fri, 22 Nov 1999 00:00:00 GMT"), "ServiceBusy", "answered 429: Rate limit reached for requests.",
+         None),
         (Cut(Answer("word " * 20)), "RetryableStepError",
          "cannot be reached: RemoteProtocolError: peer closed connection without sending complete message body "
          "(received 210 bytes, expected 420)", None),
         (Hang(), "RetryableStepError", "did not answer within 0.5 s", None),
     ],
     ids=["429", "503", "no date", "529", "529 dated", "far", "a day", "500", "502", "408", "html", "nothing", "numbers",
-         "cut", "hang"],
+         "no choice", "no text", "502 in 200", "429 in 200", "error in 200", "now", "before now", "past", "cut",
+         "hang"],
 )  # fmt: skip
 async def test_model_failures_that_are_tried_again(
     steps: ModelSteps, reply: Reply, kind: str, text: str, seconds: float | None
@@ -147,6 +164,15 @@ async def test_model_waits_are_no_faults(steps: ModelSteps) -> None:
     assert _text(last) == "agent 'a': model 'scripted' answered 500: Boom."
     busy = await steps.run(always(TOO_MANY), attempt=100, heartbeat_details=beats, retry_policy=policy)
     assert _text(busy) == "agent 'a': model 'scripted' answered 429: Rate limit reached for requests."
+
+
+async def test_model_believes_a_short_wait_for_a_while(steps: ModelSteps) -> None:
+    """A service that says "in a second" for an hour does not use up the step's attempts in two minutes."""
+    believed = await _failure(steps, TOO_MANY, attempt=5)
+    assert believed.next_retry_delay == timedelta(seconds=1)
+    doubted = await _failure(steps, TOO_MANY, attempt=6)
+    assert doubted.next_retry_delay is not None
+    assert timedelta(seconds=60) <= doubted.next_retry_delay <= timedelta(seconds=75)
 
 
 async def test_model_waits_count_where_a_limit_is_set(steps: ModelSteps) -> None:
@@ -220,6 +246,59 @@ async def test_model_usage_that_nobody_told_is_estimated(steps: ModelSteps) -> N
     outcome = await steps.run(always(Answer("word " * 60, tells_usage=False)))
     assert outcome.usage == Usage(input_tokens=9, output_tokens=108, requests=1)
     assert outcome.warnings == ("Model 'scripted' does not say what it used, so its calls are charged by estimate.",)
+
+
+def _completion(**beside: Any) -> Rubbish:
+    """An answer, with what stands beside it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Done."}, "finish_reason": "stop"}
+    head = {"id": "x", "object": "chat.completion", "created": 1, "model": "scripted"}
+    return Rubbish(json.dumps({**head, "choices": [choice], **beside}).encode())
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None},
+        {"prompt_tokens": "many", "completion_tokens": 3, "total_tokens": 3},
+        {"prompt_tokens": 5.5, "completion_tokens": 3, "total_tokens": 8},
+        {"prompt_tokens": -5, "completion_tokens": -3, "total_tokens": -8},
+        {"prompt_tokens": 5},
+        [5, 3],
+    ],
+    ids=["null", "text", "fraction", "negative", "half", "list"],
+)
+async def test_model_usage_that_is_none_loses_no_answer(steps: ModelSteps, usage: Any) -> None:
+    """An answer was paid for, whatever its provider says about tokens: it is taken, and charged by estimate."""
+    await _is_estimated(steps, _completion(usage=usage))
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # pydantic-ai's own, about the fraction
+async def test_model_usage_that_is_none_loses_no_streamed_answer(steps: ModelSteps) -> None:
+    """The same where the answer comes in pieces."""
+    usage = {"prompt_tokens": 5.5, "completion_tokens": 3, "total_tokens": 8}
+    await _is_estimated(steps, _streamed(usage), agent={"idle_timeout_seconds": 30})
+
+
+async def _is_estimated(steps: ModelSteps, reply: Reply, **options: Any) -> None:
+    outcome = await steps.run(always(reply), **options)
+    assert (outcome.output, outcome.usage) == ("Done.", Usage(input_tokens=9, output_tokens=10, requests=1))
+    assert outcome.warnings == ("Model 'scripted' does not say what it used, so its calls are charged by estimate.",)
+    assert (await steps.run(attempt=2)).output == "Done."
+    assert len(steps.provider.requests) == 1
+
+
+def _streamed(usage: Any) -> Rubbish:
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
+    choice = {"index": 0, "delta": {"role": "assistant", "content": "Done."}, "finish_reason": "stop"}
+    chunks = [{**head, "choices": [choice]}, {**head, "choices": [], "usage": usage}]
+    return Rubbish(b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks), "text/event-stream")
+
+
+async def test_model_answer_with_an_odd_head_is_taken(steps: ModelSteps) -> None:
+    """Ids, names and dates that some servers leave out are not worth an answer."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    outcome = await steps.run(always(_completion(id=None, model=None, created="today", usage=usage)))
+    assert (outcome.output, outcome.usage) == ("Done.", Usage(input_tokens=5, output_tokens=3, requests=1))
 
 
 async def test_model_that_says_nothing_more_is_given_up(steps: ModelSteps) -> None:

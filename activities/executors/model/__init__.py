@@ -6,6 +6,7 @@ have to be interrupted at the right places. Models, messages, prices, profiles a
 pydantic-ai's.
 
     naming.py       which models an agent asks, and how one is built
+    compatible.py   models of OpenAI-compatible servers, which answer in their own way
     transcript.py   what was said, in pieces that are kept one by one
     toolset.py      which tools the model is offered, and how a call of one ends
     asking.py       one request: its limits, what it cost, and what its failure means

@@ -110,6 +110,7 @@ class Asking:
         estimate = prompt_tokens(messages, [self.entry.instructions, form.written], tools)
         prompt = Prompt(messages, tools, form, estimate, cut_at)
         source, response, cap = await self._from_one_of_them(prompt, self._cap(prompt))
+        response = _readable(response)
         self._count(source, response, estimate)
         self.alive.touch()
         return self._judged(source, response, cap)
@@ -245,6 +246,14 @@ class Asking:
 
 def _service(source: ModelSource) -> str:
     return f"{source.model} at {source.base_url}"
+
+
+def _readable(response: ModelResponse) -> ModelResponse:
+    """The answer, without a count of tokens that is none: a transcript that holds one cannot be read again."""
+    counts = (response.usage.input_tokens, response.usage.output_tokens)
+    if all(isinstance(count, int) and count >= 0 for count in counts):
+        return response
+    return replace(response, usage=RequestUsage())
 
 
 def _largest(prompt: Prompt) -> int:

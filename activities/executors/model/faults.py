@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,
@@ -21,12 +22,13 @@ from pydantic_ai.exceptions import (
     ModelRequestRejectedError,
     ModelServerError,
     ModelUnavailableError,
+    UnexpectedModelBehavior,
     UserError,
 )
 
 from activities.executors import ServiceBusy
 from activities.executors.model.naming import ModelSource
-from activities.secrets import without_secrets
+from activities.secrets import without_secrets, without_values
 from workflows.errors import RetryableStepError, StepFailed, cut
 
 LONGEST_WAIT = timedelta(minutes=10)
@@ -34,6 +36,9 @@ LONGEST_WAIT = timedelta(minutes=10)
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_OWN_WAIT_SECONDS = 60.0
 # Where the service does not say how long to wait: doubled from the first on.
+BELIEVED_ATTEMPTS = 5
+# A service that says "in a second" for an hour would use up a step's 100 attempts in two minutes, so from here on it is
+# left alone for as long as if it said nothing.
 SPREAD = 0.25
 # Many steps are refused in the same moment; they should not all come back in one.
 WORTH_ANOTHER_TRY = frozenset({408, 409, 425})
@@ -77,17 +82,19 @@ def said(failed: Failure) -> str:
 
 def _wait(retry_after: float | None, attempt: int) -> timedelta:
     """How long a service is left alone: as long as it asks for, else longer each time."""
-    asked = _asked(retry_after)
-    if asked is not None:
-        return asked
     seconds = min(FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10), LONGEST_OWN_WAIT_SECONDS)
-    return timedelta(seconds=seconds * (1 + SPREAD * random.random()))  # noqa: S311 - nobody guesses it for gain
+    own = timedelta(seconds=seconds * (1 + SPREAD * random.random()))  # noqa: S311 - nobody guesses it for gain
+    asked = _asked(retry_after)
+    if asked is None:
+        return own
+    return asked if attempt <= BELIEVED_ATTEMPTS else max(asked, own)
 
 
 def _asked(retry_after: float | None) -> timedelta | None:
-    if retry_after is None:
+    """What a service asks for; None where it says nothing, or "now", which is no wait."""
+    if not retry_after:
         return None
-    return min(timedelta(seconds=min(retry_after, LONGEST_WAIT.total_seconds())), LONGEST_WAIT)
+    return timedelta(seconds=min(retry_after, LONGEST_WAIT.total_seconds()))
 
 
 def _told(error: Exception) -> str:
@@ -101,8 +108,11 @@ def _told(error: Exception) -> str:
         return f"cannot be asked so: {error}"
     if isinstance(error.__cause__, json.JSONDecodeError):
         return f"answered what is no JSON: {error.__cause__.doc or 'nothing'}"
-    text = error.message if isinstance(error, ModelAPIError) else f"{type(error).__name__}: {error}"
-    return f"answered what cannot be read: {text}"
+    if isinstance(unread := error.__cause__ or error, ValidationError):
+        return f"answered what cannot be read: {without_values(unread)}"
+    if isinstance(error, (ModelAPIError, UnexpectedModelBehavior)):
+        return f"answered what cannot be read: {error.message}"
+    return f"answered what cannot be read: {type(error).__name__}: {error}"
 
 
 def _message(body: Any) -> str:

@@ -16,12 +16,13 @@ from openai import AsyncOpenAI
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.models.function import FunctionModel
-from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.models.openai import OpenAIResponsesModel
 from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
 from activities.entries import ModelAgent, found_at
 from activities.executors import Resources
+from activities.executors.model.compatible import CompatibleChatModel
 from activities.model_names import OPENAI_COMPATIBLE, PYTHON, fault_in, parted
 from activities.secrets import without_secrets
 from workflows.errors import StepFailed, cut
@@ -112,7 +113,7 @@ def _compatible_model(source: ModelSource) -> Model:
     service: Provider[AsyncOpenAI] = OpenAICompatibleProvider("openai-compatible", base_url=address, api_key=key)
     if provider == "openai-responses":
         return OpenAIResponsesModel(name, provider=service)
-    return OpenAIChatModel(name, provider=service)
+    return CompatibleChatModel(name, provider=service)
 
 
 def _key(source: ModelSource) -> str | None:
