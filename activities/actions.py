@@ -1,7 +1,8 @@
 """`run_action`: calls the tool of one action and decides what its end means.
 
-Law: an action's end is data. Only three things are raised: a failure of an action that asks to be retried, a worker
-that must let go of the call (so that Temporal tries again elsewhere), and a heartbeat that could not be recorded.
+Law: an action's end is data. Only four things are raised: a failure of an action that asks to be retried, a worker
+that must let go of the call (so that Temporal tries again elsewhere), a heartbeat that could not be recorded, and an
+attempt that Temporal had given up before it began.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.deputy import Deputy
 from activities.heartbeat import Beat, Pulse
 from activities.tools.calling import call_tool
 from activities.tools.context import ToolContext, ToolFailed
@@ -30,12 +32,19 @@ class ActionActivities:
     """The activity `run_action` over a toolbox, the worker's policies and threads for `def` tools."""
 
     def __init__(
-        self, tools: Toolbox, policies: Sequence[ToolPolicy] = (), *, threads: Threads, workspace: Path | None = None
+        self,
+        tools: Toolbox,
+        policies: Sequence[ToolPolicy] = (),
+        *,
+        threads: Threads,
+        workspace: Path | None = None,
+        deputy: Deputy | None = None,
     ) -> None:
         self._tools = tools
         self._policies = tuple(policies)
         self._threads = threads
         self._workspace = workspace or Path.cwd()
+        self._deputy = Deputy() if deputy is None else deputy
 
     @activity.defn(name=wire.RUN_ACTION)
     async def run_action(self, call: ActionCall) -> ActionOutcome:
@@ -44,9 +53,10 @@ class ActionActivities:
         It runs twice where a worker is lost before Temporal knows the outcome: the tool is called again with the same
         idempotency key and a higher `context.attempt`, and whatever it did before stays done.
         """
-        pulse = Pulse(Beat)
+        pulse = Pulse(Beat, self._deputy)
         pulse.start()
         try:
+            await pulse.confirm()
             return await self._run(call)
         finally:
             pulse.stop()

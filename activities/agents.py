@@ -24,6 +24,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.blobs import BlobStore, plain_json
 from activities.context import Attempt, StepContext
+from activities.deputy import Deputy
 from activities.executors import Resources, ServiceBusy, executor_for
 from activities.profiles import with_profile
 from activities.registry import AgentEntry, ModelAgent, Registry
@@ -69,10 +70,17 @@ class AgentActivities:
         threads: Threads,
         workspace: Path | None = None,
         tracing: Tracing | None = None,
+        deputy: Deputy | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
-        self._resources = Resources(threads=threads, workspace=workspace, registry=registry, tracing=tracing)
+        self._resources = Resources(
+            threads=threads,
+            workspace=workspace,
+            registry=registry,
+            tracing=tracing,
+            deputy=Deputy() if deputy is None else deputy,
+        )
 
     async def close(self) -> None:
         """Let go of models and servers of tools, once the worker has drained."""
@@ -85,7 +93,7 @@ class AgentActivities:
         It runs twice where a worker is lost before Temporal knows the outcome: the agent starts again with the same
         idempotency key and its latest checkpoint, and what the lost attempt had told of its usage counts.
         """
-        attempt = Attempt(call, self._store)
+        attempt = Attempt(call, self._store, self._resources.deputy)
         attempt.pulse.start()
         try:
             return _storable(await self._run(call, attempt), attempt)
@@ -125,6 +133,7 @@ class AgentActivities:
 
     async def _work(self, entry: AgentEntry, attempt: Attempt) -> Any:
         await attempt.restore()
+        await attempt.pulse.confirm()  # only now: what it tells stands in the place of what earlier attempts told
         return await executor_for(entry, self._resources).run(attempt.call, StepContext(attempt))
 
 

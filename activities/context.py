@@ -19,6 +19,7 @@ from pydantic import JsonValue, ValidationError
 from temporalio import activity
 
 from activities.blobs import BlobStore, Checkpoints, plain_json
+from activities.deputy import Deputy
 from activities.heartbeat import INLINE_BYTES, PROGRESS_CHARACTERS, Beat, Pulse
 from workflows.errors import BudgetExceeded, StepCancelled, cut
 from workflows.steps import StepCall, Usage, task_label
@@ -37,7 +38,7 @@ class Attempt:
     Its state may be changed by the event loop and by the thread of a `def` agent.
     """
 
-    def __init__(self, call: StepCall, store: BlobStore | None) -> None:
+    def __init__(self, call: StepCall, store: BlobStore | None, deputy: Deputy) -> None:
         self.call = call
         self.number = activity.info().attempt
         self.settled = call.resume.usage if call.resume else Usage()
@@ -48,7 +49,7 @@ class Attempt:
         """Whether something was spent since the latest checkpoint: going on from there would pay for it twice."""
         self.is_stopping = False
         self.is_closed = False
-        self.pulse = Pulse(self.beat)
+        self.pulse = Pulse(self.beat, deputy)
         self.log = _log.bind(
             workflow_id=activity.info().workflow_id,
             task_id=call.spec.task_id,

@@ -1,7 +1,7 @@
 """What a step tells Temporal while it runs, and who keeps it from telling.
 
 Law: the details never pass 4 KB, and every beat carries the newest ones, for a beat without details erases those of the
-beat before it. A step shorter than two seconds that leaves no checkpoint beats never.
+beat before it. A step shorter than two seconds that leaves no checkpoint beats never, unless the loop stands still.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from datetime import UTC, datetime
 
-import structlog
 from pydantic import JsonValue
 from temporalio import activity
+from temporalio.client import AsyncActivityCancelledError
+from temporalio.converter import ActivitySerializationContext
+from temporalio.service import RPCError, RPCStatusCode
 
+from activities.deputy import Deputy
+from workflows.errors import RetryableStepError
 from workflows.steps import Usage
 from workflows.wire import Stored
 
@@ -37,12 +40,6 @@ INLINE_BYTES = 3_072
 # a reference (200) stands in its place.
 PROGRESS_CHARACTERS = 120
 # At most four bytes each.
-
-LAG_SAMPLE_SECONDS = 0.25
-LAG_WARNING_SECONDS = 1.0
-# Neighbours lose their heartbeats after six seconds; a second is too long already, and no garbage collection.
-
-_log: structlog.typing.FilteringBoundLogger = structlog.get_logger("perdure.heartbeat")
 
 
 class Beat(Stored):
@@ -71,11 +68,12 @@ class Beat(Stored):
 class Pulse:
     """Beats for one attempt: the first after two seconds, then every two, and whenever something must not be lost.
 
-    Made inside the activity, on its event loop.
+    Made inside the activity, on its event loop; the deputy beats where that loop does not.
     """
 
-    def __init__(self, newest: Callable[[], Beat]) -> None:
+    def __init__(self, newest: Callable[[], Beat], deputy: Deputy) -> None:
         self._newest = newest
+        self._deputy = deputy
         self._loop = asyncio.get_running_loop()
         self._activity = contextvars.copy_context()
         # A beat belongs to the activity that is current where it is made, also when a thread asks for it.
@@ -87,11 +85,13 @@ class Pulse:
 
     def start(self) -> None:
         """Beat from now on."""
-        self._timer = self._loop.call_later(BEAT_SECONDS, self._tick)
+        self._deputy.join(self._beat_elsewhere)
+        self._await_tick()
 
     def stop(self) -> None:
         """Beat no more."""
         self._is_stopped = True
+        self._deputy.leave(self._beat_elsewhere)
         if self._timer is not None:
             self._timer.cancel()
         self.calm()
@@ -101,9 +101,12 @@ class Pulse:
         """Whether anything was told of this attempt."""
         return self._has_beaten
 
+    def _await_tick(self) -> None:
+        self._timer = self._loop.call_later(BEAT_SECONDS, self._tick)
+
     def _tick(self) -> None:
         self.beat()
-        self.start()
+        self._await_tick()
 
     def beat(self) -> None:
         """Send the newest details; on the loop."""
@@ -115,6 +118,15 @@ class Pulse:
         if self._sent_at <= now:  # else one waits in the SDK, and this one takes its place
             self._sent_at = max(now, self._sent_at + THROTTLE_SECONDS)
         self._activity.run(activity.heartbeat, self._newest().details())
+
+    def _beat_elsewhere(self) -> None:
+        """Send the newest details in another thread, on the event loop that runs there: ours stands still.
+
+        The SDK encodes and sends a beat on whichever loop it is made.
+        """
+        if not self._is_stopped:
+            # A copy, for ours may be just what the loop stands still in.
+            self._activity.copy().run(activity.heartbeat, self._newest().details())
 
     def hurry(self) -> None:
         """Beat soon where the step is one that beats: news that are dear should not wait for the next beat."""
@@ -131,43 +143,43 @@ class Pulse:
             self._hurried.cancel()
             self._hurried = None
 
+    async def confirm(self) -> None:
+        """Where this attempt reached us late: tell Temporal at once, and learn whether it still waits for it.
+
+        A loop that stood still or has much to do begins its steps late. One that was given up meanwhile runs again
+        already, and would do, and pay for, what that one does. Raises `RetryableStepError`.
+        """
+        info = activity.info()
+        # Where the clocks of server and worker differ by more, each step asks once, which harms nobody.
+        late_seconds = (datetime.now(UTC) - info.started_time).total_seconds()
+        if info.heartbeat_timeout is None or late_seconds < BEAT_SECONDS:
+            return
+        handle = activity.client().get_async_activity_handle(task_token=info.task_token)
+        try:
+            await handle.with_context(_context(info)).heartbeat(self._newest().details())
+        except AsyncActivityCancelledError:
+            return  # the SDK hears of it at our next beat, and cancels us as ever
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise RetryableStepError(
+                    f"This attempt reached its worker {late_seconds:.1f} s late, when Temporal had given it up."
+                ) from None
+            # else the server cannot be asked now; our beats will tell
+
     async def flush(self) -> None:
         """Beat, and return when a beat with these details has been sent."""
         self.beat()
         await asyncio.sleep(max(0.0, self._sent_at - time.monotonic()) + FLUSH_SECONDS)
 
 
-class LoopWatch:
-    """Names the `async def` agents that hold the event loop: their neighbours' heartbeats stop meanwhile."""
-
-    def __init__(self) -> None:
-        self._running: Counter[str] = Counter()
-        self._seen: set[str] = set()
-        self._sampler: asyncio.Task[None] | None = None
-
-    @contextmanager
-    def watching(self, agent: str) -> Iterator[None]:
-        """Around the run of an `async def` agent."""
-        self._running[agent] += 1
-        self._seen.add(agent)
-        if self._sampler is None or self._sampler.done():
-            # An empty context: the sampler outlives the step that happened to start it.
-            self._sampler = asyncio.get_running_loop().create_task(self._sample(), context=contextvars.Context())
-        try:
-            yield
-        finally:
-            self._running[agent] -= 1
-
-    async def _sample(self) -> None:
-        """Measure while an agent runs, and once more after: the last one may have held the loop to its end."""
-        while self._seen:
-            before = time.monotonic()
-            await asyncio.sleep(LAG_SAMPLE_SECONDS)
-            lag = time.monotonic() - before - LAG_SAMPLE_SECONDS
-            if lag > LAG_WARNING_SECONDS:
-                _log.warning(
-                    "The event loop stood still. Write agents that compute or block as `def`: they run in threads.",
-                    seconds=round(lag, 1),
-                    async_agents=sorted(self._seen),
-                )
-            self._seen = set(+self._running)
+def _context(info: activity.Info) -> ActivitySerializationContext:
+    """What the SDK says of an activity where it encodes its heartbeats."""
+    return ActivitySerializationContext(
+        namespace=info.namespace,
+        workflow_id=info.workflow_id,
+        workflow_type=info.workflow_type,
+        activity_type=info.activity_type,
+        activity_id=info.activity_id,
+        activity_task_queue=info.task_queue,
+        is_local=info.is_local,
+    )

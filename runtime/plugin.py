@@ -245,6 +245,7 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
     """
     from activities.actions import ActionActivities
     from activities.agents import AgentActivities
+    from activities.deputy import Deputy
     from activities.giving_way import give_way
     from activities.seen import claim_unseen
     from activities.verifying import verify_graph
@@ -260,8 +261,11 @@ def serve_agents(config: WorkerConfig, settings: Settings, registry: Registry | 
         threads = AgentThreads(slots, thread_name_prefix="perdure-agent")
     if config.get("activity_executor") is None:
         config["activity_executor"] = threads
-    agents = AgentActivities(registry, store, threads=threads, workspace=settings.workspace, tracing=tracing(settings))
-    actions = ActionActivities(registry.tools, registry.policies, threads=threads, workspace=settings.workspace)
+    deputy, folder = Deputy(), settings.workspace
+    agents = AgentActivities(
+        registry, store, threads=threads, workspace=folder, tracing=tracing(settings), deputy=deputy
+    )
+    actions = ActionActivities(registry.tools, registry.policies, threads=threads, workspace=folder, deputy=deputy)
     own = (agents.run_agent_step, actions.run_action, claim_unseen, verify_graph, give_way)
     config["activities"] = [*activities, *own]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 from activities.context import StepContext
+from activities.deputy import Deputy
 from activities.entries import AgentEntry, CommandAgent, EchoAgent, FunctionAgent, ModelAgent
-from activities.heartbeat import LoopWatch
 from activities.pacing import Paces
 from activities.registry import Registry
 from activities.tracing import Tracing
@@ -48,7 +48,8 @@ class Resources:
     """Where `def` agents run."""
     workspace: Path | None = None
     """The folder that commands run in; None: the worker's own."""
-    watch: LoopWatch = field(default_factory=LoopWatch)
+    deputy: Deputy = field(default_factory=Deputy)
+    """Who beats for their steps while the event loop stands still."""
     registry: Registry = field(default_factory=Registry.empty)
     """Whose tools, policies and default model the model agents use."""
     paces: Paces = field(default_factory=Paces)

@@ -36,7 +36,7 @@ class FunctionExecutor:
         """What the function returned."""
         function = self._entry.resolve()
         if function.is_async:
-            with self._resources.watch.watching(self._entry.name):
+            with self._resources.deputy.watching(self._entry.name):
                 return await _awaited(function, call.spec, context)
         return await self._run_in_thread(function, call.spec, context.blocking())
 
