@@ -7,6 +7,7 @@ pydantic-ai's.
 
     naming.py       which models an agent asks, and how one is built
     compatible.py   models of OpenAI-compatible servers, which answer in their own way
+    bodies.py       requests that go out without a detour
     transcript.py   what was said, in pieces that are kept one by one
     toolset.py      which tools the model is offered, and how a call of one ends
     asking.py       one request: its limits, what it cost, and what its failure means

@@ -22,6 +22,7 @@ from activities.context import StepContext
 from activities.entries import ModelAgent
 from activities.executors import Resources, ServiceBusy
 from activities.executors.model import faults
+from activities.executors.model.bodies import is_light
 from activities.executors.model.estimate import answer_tokens, prompt_tokens
 from activities.executors.model.naming import ModelSource, is_own_model, model_of, sources_of
 from activities.executors.model.output import Form
@@ -272,7 +273,10 @@ def _settings(entry: ModelAgent, model: Model, cap: Cap) -> ModelSettings:
     taken = {
         name: value for name, value in ours.items() if value is not None and name not in model.unsupported_settings
     }
-    return cast(ModelSettings, {**entry.settings, **taken})
+    settings = {**entry.settings, **taken}
+    if is_light(model):
+        del settings["max_retries"]
+    return cast(ModelSettings, settings)
 
 
 def _can_stream(model: Model) -> bool:

@@ -22,6 +22,7 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
 from activities.entries import ModelAgent, found_at
 from activities.executors import Resources
+from activities.executors.model.bodies import lighten
 from activities.executors.model.compatible import CompatibleChatModel
 from activities.model_names import OPENAI_COMPATIBLE, PYTHON, fault_in, parted
 from activities.secrets import without_secrets
@@ -88,6 +89,13 @@ def _model(source: ModelSource) -> Model:
     provider, name = parted(source.model)
     if provider == PYTHON:
         return _own_model(name)
+    model = _provided_model(source)
+    lighten(model)
+    return model
+
+
+def _provided_model(source: ModelSource) -> Model:
+    provider, _ = parted(source.model)
     if source.base_url is not None or (provider == "openai" and os.environ.get(OPENAI_BASE_URL)):
         return _compatible_model(source)
     return infer_model(source.model, provider_factory=_provider_factory(source))
