@@ -21,6 +21,7 @@ from activities.heartbeat import Beat, Pulse
 from activities.tools.calling import call_tool
 from activities.tools.context import ToolContext, ToolFailed
 from activities.tools.registry import ParametersRejected, Tool, Toolbox
+from activities.withdrawal import lost_to
 from workflows import wire
 from workflows.actions import CANCELLED_TEXT, ActionCall, ActionOutcome, ActionStatus
 from workflows.graph.policies import ToolPolicy, violations
@@ -104,17 +105,9 @@ def _failed(call: ActionCall, text: str) -> ActionOutcome:
 
 def _cancelled() -> ActionOutcome:
     """The end of a call that Temporal cancelled: an outcome if the run asked for it, else another attempt elsewhere."""
-    reason = activity.cancellation_details()
-    if reason is None:
-        raise asyncio.CancelledError  # a heartbeat could not be recorded; the SDK reports why
-    if not (reason.cancel_requested or reason.timed_out or reason.not_found):
-        for is_so, kind, text in (
-            (reason.worker_shutdown, "WorkerShutdown", "worker is shutting down"),
-            (reason.paused, "ActivityPaused", "the activity was paused"),
-            (reason.reset, "ActivityReset", "the activity was reset"),
-        ):
-            if is_so:
-                raise ApplicationError(text, type=kind, category=ApplicationErrorCategory.BENIGN)
+    if (lost := lost_to()) is not None:
+        kind, text = lost
+        raise ApplicationError(text, type=kind, category=ApplicationErrorCategory.BENIGN)
     return _outcome("failed", CANCELLED_TEXT)
 
 

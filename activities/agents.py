@@ -29,6 +29,7 @@ from activities.executors import Resources, ServiceBusy, executor_for
 from activities.profiles import with_profile
 from activities.registry import AgentEntry, ModelAgent, Registry
 from activities.tracing import Tracing
+from activities.withdrawal import lost_to
 from workflows import wire
 from workflows.errors import (
     BudgetExceeded,
@@ -156,17 +157,9 @@ async def _stop(work: asyncio.Task[Any], attempt: Attempt) -> None:
 
 def _cancelled(attempt: Attempt) -> StepOutcome:
     """The end of a step that Temporal cancelled: an outcome if the run asked for it, else another attempt elsewhere."""
-    reason = activity.cancellation_details()
-    if reason is None:
-        raise asyncio.CancelledError  # a heartbeat could not be recorded; the SDK reports why
-    if not (reason.cancel_requested or reason.timed_out or reason.not_found):
-        for is_so, kind, text in (
-            (reason.worker_shutdown, "WorkerShutdown", "worker is shutting down"),
-            (reason.paused, "ActivityPaused", "the activity was paused"),
-            (reason.reset, "ActivityReset", "the activity was reset"),
-        ):
-            if is_so:
-                _raise_retryable(attempt, text, kind=kind, category=ApplicationErrorCategory.BENIGN)
+    if (lost := lost_to()) is not None:
+        kind, text = lost
+        _raise_retryable(attempt, text, kind=kind, category=ApplicationErrorCategory.BENIGN)
     return _outcome(attempt, output=CANCELLED_TEXT, status="cancelled", error=CANCELLED_TEXT)
 
 
