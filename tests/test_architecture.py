@@ -24,14 +24,17 @@ MAY_NAME_AN_UPPER_ROOM = {"runtime/commands", "runtime/recall.py"}
 """The subcommands are starter.py's own rooms: `--local` builds the worker that worker.py describes."""
 
 WITHOUT_TEMPORAL = [
-    *("budget", "events", "handover", "progress", "parsing", "oversize", "steps", "actions"),
+    *("allotment", "budget", "events", "handover", "place", "progress", "parsing", "oversize", "steps", "actions"),
     *(f"graph/{name}" for name in ("conditions", "definition", "policies", "proposal", "templates", "verify")),
-    *(f"graph/{name}" for name in ("chaining", "piecemeal", "pictures", "walk")),
+    *(f"graph/{name}" for name in ("chaining", "piecemeal", "pictures", "reads", "walk")),
     *("patterns/configs", "patterns/prompts"),
 ]
 """Pure modules of workflows/, tested without a server."""
 
-LOWER = ["wire", "errors", "steps", "actions", "events", "budget", "handover", "progress", "parsing", "oversize"]
+LOWER = [
+    *("wire", "errors", "steps", "actions", "events", "budget", "allotment", "handover"),
+    *("progress", "place", "parsing", "oversize"),
+]
 MIDDLE = [
     *("deadline", "window", "calls", "metrics", "grants", "run", "suspension", "execution"),
     *("supply", "chains", "children", "fanout"),

@@ -7,17 +7,23 @@ that is cancelled cancels the child, and still waits for what it returns.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, CancelledError, ChildWorkflowError, FailureError, TerminatedError
 
+from workflows import wire
+from workflows.allotment import as_told
 from workflows.deadline import cancel_all
-from workflows.handover import SliceReport
+from workflows.events import SliceWaiting
+from workflows.execution import since
+from workflows.grants import GrantDenied
+from workflows.handover import SliceAllotted, SliceReport, SliceShort
 from workflows.progress import SliceRecord
-from workflows.steps import Grant, RunOptions
+from workflows.run import Run
+from workflows.steps import Grant, RunOptions, Usage
 from workflows.supply import Piece
 
 
@@ -26,12 +32,15 @@ class Child:
     """A child that was started."""
 
     id: str
-    handle: asyncio.Task[Any]
+    handle: workflow.ChildWorkflowHandle[Any, Any]
     pieces: list[Piece]
     allotment: Grant | None
     record: SliceRecord
     is_interrupted: bool
     """Whether the caller was cancelled meanwhile."""
+    settled: Usage = Usage()  # noqa: RUF009 - frozen
+    """What it has spent that the ledger knows of already."""
+    topping_up: asyncio.Task[None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,8 @@ async def end_of(child: Child) -> End:
 
 
 def _lost(child: Child, how: str) -> str:
-    return f"the run {child.id!r}, which carried this step, {how}"
+    carried = "it" if child.pieces[0].step is None else "this step"  # a chain or an item is more than a step
+    return f"the run {child.id!r}, which carried {carried}, {how}"
 
 
 def _how(cause: BaseException | None) -> str:
@@ -79,6 +89,42 @@ def _how(cause: BaseException | None) -> str:
             return f"ended: {cause.message}"
         case _:
             return "ended without a result"
+
+
+class TopUp:
+    """Gives a child more of the budget that ran short.
+
+    Until then it holds nothing: what it had left is others' too, and they may be what it waits for.
+    """
+
+    def __init__(self, run: Run, child: Child) -> None:
+        self._run, self._child = run, child
+
+    def begin(self, short: SliceShort) -> None:
+        """Answer a child, as soon as there is an answer."""
+        self._child.topping_up = asyncio.create_task(self._answer(short))
+
+    async def _answer(self, short: SliceShort) -> None:
+        run, child = self._run, self._child
+        run.grants.settle(child.allotment, since(child.settled, short.spent))
+        child.allotment, child.settled = None, short.spent
+
+        def waits(reason: str) -> None:
+            run.tell(SliceWaiting(step_count=short.step_count, reason=reason))
+            run.refresh_details()
+
+        wants = replace(short.wants, sharing=run.sharing + short.wants.fresh)
+        try:
+            child.allotment = await run.grants.obtain(wants, waits)
+        except GrantDenied:
+            answer = SliceAllotted(refused_by=as_told(run.grants.ledger))
+        else:
+            held = child.allotment or Grant()
+            answer = SliceAllotted(tokens=held.tokens, usd=held.usd)
+        try:
+            await child.handle.signal(wire.SLICE_ALLOTTED_SIGNAL, answer)
+        except FailureError as error:  # it has ended meanwhile, and is settled by that
+            workflow.logger.debug("The run %r was not told what it may spend: %s", child.id, error)
 
 
 def options(given: RunOptions, allotment: Grant | None, width: int) -> RunOptions:

@@ -245,7 +245,7 @@ async def _scheduled(run: Run, call: StepCall, left_ms: int | None) -> calls.Ste
 def _settled(run: Run, record: StepRecord, call: StepCall, end: calls.StepEnd, spending: Spending) -> StepOutcome:
     """Charge one scheduling; the outcome with the usage and attempts of all of them."""
     if end.is_usage_known:
-        spent = _since(spending.settled, end.outcome.usage)
+        spent = since(spending.settled, end.outcome.usage)
     else:
         charged = call.grant.tokens if call.grant else None
         spent = budget.whole(call.grant)
@@ -261,8 +261,8 @@ def _settled(run: Run, record: StepRecord, call: StepCall, end: calls.StepEnd, s
     return end.outcome.model_copy(update={"usage": spending.settled, "attempts": spending.attempts})
 
 
-def _since(settled: Usage, total: Usage) -> Usage:
-    """What was spent since the last settlement; an outcome counts from the step's beginning."""
+def since(settled: Usage, total: Usage) -> Usage:
+    """What was spent since the last settlement; a step and a child count from their beginning."""
     if settled == NOTHING:
         return total
     cost = None if total.cost_usd is None else max(0.0, total.cost_usd - (settled.cost_usd or 0.0))
@@ -279,9 +279,9 @@ def _since(settled: Usage, total: Usage) -> Usage:
 def explained(run: Run, outcome: StepOutcome) -> StepOutcome:
     """A step denied inside its activity knows only its grant; the run knows whether the budget is exhausted.
 
-    A run that hands back knows only its allotment, so it leaves this to its parent.
+    A run with an allotment knows no more than that, so it leaves this to its parent.
     """
-    if outcome.status != "budget_exceeded" or run.hands_back or not run.grants.ledger.is_exhausted:
+    if outcome.status != "budget_exceeded" or run.has_allotment or not run.grants.ledger.is_exhausted:
         return outcome
     reason = budget.exhausted_reason(run.grants.ledger)
     return outcome.model_copy(update={"output": f"Task failed: {reason}", "error": reason})

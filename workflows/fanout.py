@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from temporalio import workflow
 
 from workflows import budget, calls, wire
-from workflows.budget import Bundle
-from workflows.children import Child, End, end_of, options
-from workflows.deadline import all_ended
+from workflows.allotment import as_told
+from workflows.budget import Bundle, Ledger
+from workflows.children import Child, End, TopUp, end_of, options
+from workflows.deadline import all_ended, cancel_all
 from workflows.errors import cut
 from workflows.events import Log, SliceDenied, SliceFinished, SliceStarted, SliceWaiting, StepWarning, UsageUnknown
-from workflows.execution import execute, explained
+from workflows.execution import execute, explained, since
 from workflows.grants import GrantDenied
 from workflows.handover import SliceChunk, SliceInput, SlicePhase, SliceReport
 from workflows.progress import PhaseRecord
@@ -40,11 +41,21 @@ MOST_BYTES = 35_000_000
 # Of the run's own history. Temporal ends a run at 51,200 events or 50 MB; what is left is for slices in flight.
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A share of the window, for one child after the other."""
+
+    width: int
+    """Steps in flight at once."""
+    at_once: int | None
+    """Pieces under way at once, where these are no steps."""
+
+
 class FanOut:
     """One call on its way through children.
 
     `place` begins the children's ids; `phase` shows the steps; `expect` is told of steps that were not known before;
-    `width` is how many steps may be in flight at once.
+    `width` is how many steps may be in flight at once, and `at_once` how many pieces may, where these are no steps.
     """
 
     def __init__(
@@ -55,6 +66,7 @@ class FanOut:
         phase: PhaseRecord | None,
         expect: Callable[[int], None],
         width: int,
+        at_once: int | None = None,
     ) -> None:
         self._run, self._supply = run, supply
         self._place, self._phase = place, phase
@@ -63,23 +75,23 @@ class FanOut:
         self._starting = asyncio.Lock()
         self._number = 0
         self._refused = 0
-        self._widths = _shares(width)
+        self._lanes = _lanes(width, at_once)
 
     async def endings(self) -> list[Ending]:
         """How each piece ended, in their order."""
         with self._announced:
-            await sliding_window(self._widths, len(self._widths), self._lane)
+            await sliding_window(self._lanes, len(self._lanes), self._drive)
         return [ending for ending in self._supply.endings if ending is not None]
 
-    async def _lane(self, width: int) -> None:
-        """Carry one slice after the other, with so many steps at once."""
-        while await self._carry_next(width):
+    async def _drive(self, lane: Lane) -> None:
+        """Carry one slice after the other."""
+        while await self._carry_next(lane):
             pass
 
-    async def _carry_next(self, width: int) -> bool:
+    async def _carry_next(self, lane: Lane) -> bool:
         """Carry the next slice; whether there was one."""
         run = self._run
-        async with Slot(run, width) as slot:
+        async with Slot(run, lane.width) as slot:
             with run.executing():
                 async with self._starting:  # one after the other: each is built in an activation of its own
                     await self._give_way()
@@ -87,11 +99,12 @@ class FanOut:
                     pieces = self._take()
                     if not pieces:
                         return False
-                    child = None if pieces[0].is_too_large else await self._begin(pieces, width)
+                    is_too_large = self._supply.is_too_large(pieces[0])
+                    child = None if is_too_large else await self._begin(pieces, lane)
                 if child is not None:
                     await self._see_through(child)
             slot.give_back()
-            if pieces[0].is_too_large:
+            if is_too_large:
                 await self._carry_here(pieces[0])
         return True
 
@@ -102,7 +115,7 @@ class FanOut:
             await calls.give_way()
 
     def _take(self) -> list[Piece]:
-        pieces = self._supply.take(len(self._widths))
+        pieces = self._supply.take(len(self._lanes))
         self._announced.add(self._supply.known - self._known)
         self._known = self._supply.known
         self._expect_more()
@@ -114,6 +127,10 @@ class FanOut:
 
     async def _carry_here(self, piece: Piece) -> None:
         """A step that fits into no child's argument; where it fits into no activity's either, its outcome says so."""
+        if (ending := await self._supply.carried_here(piece)) is not None:
+            self._announced.begin()
+            self._supply.endings[piece.at] = ending
+            return
         if piece.step is None:
             size, limit = piece.size / 1e6, SLICE_BYTES / 1e6
             told = f"an item of a pipeline takes {size:.1f} MB and the limit is {limit:.1f} MB"
@@ -123,18 +140,21 @@ class FanOut:
         outcome = await execute(self._run, piece.step.spec, piece.name, self._phase, piece.begun)
         self._supply.endings[piece.at] = Ending(outcome, piece.name)
 
-    async def _begin(self, pieces: list[Piece], width: int) -> Child | None:
+    async def _begin(self, pieces: list[Piece], lane: Lane) -> Child | None:
         """Start a child with the pieces; None where they were refused, or put back."""
         if full := _history_is_full():
             self._refuse(pieces, "failed", full)
             return None
+        exhausted: Ledger | None = None
         try:
             allotment = await self._allotted(pieces)
         except GrantDenied as denied:
-            self._refuse(pieces, "budget_exceeded", str(denied))
-            return None
+            if not self._supply.has_bodies:
+                self._refuse(pieces, "budget_exceeded", str(denied))
+                return None
+            allotment, exhausted = Grant(tokens=0), as_told(self._run.grants.ledger)
         try:
-            return await self._started(pieces, allotment, width)
+            return await self._started(pieces, allotment, lane, self._given(pieces, lane, exhausted))
         except BaseException as error:
             self._run.grants.settle(allotment, budget.NOTHING)
             if not isinstance(error, Exception):
@@ -152,12 +172,12 @@ class FanOut:
 
         sharing = self._run.sharing
         if self._supply.more:  # at least as many as would keep all lanes busy
-            sharing += self._supply.slice_length * len(self._widths)
+            sharing += self._supply.slice_length * len(self._lanes)
         return await self._run.grants.obtain(bundle(pieces, sharing), waits)
 
-    async def _started(self, pieces: list[Piece], allotment: Grant | None, width: int) -> Child:
+    async def _started(self, pieces: list[Piece], allotment: Grant | None, lane: Lane, given: SliceInput) -> Child:
         run = self._run
-        await run.make_room(sum(piece.size for piece in pieces))
+        await run.make_room(self._supply.common_bytes + sum(piece.size for piece in pieces))
         # A fixed id would make a reset to before the child's start fail.
         child_id = f"{workflow.info().workflow_id}/{self._place}.{self._number}-{workflow.uuid4().hex[:8]}"
         self._number += 1
@@ -166,9 +186,9 @@ class FanOut:
         starting = asyncio.create_task(
             workflow.start_child_workflow(
                 wire.SLICE_WORKFLOW,
-                self._given(pieces),
+                given,
                 id=child_id,
-                memo={wire.OPTIONS_MEMO: options(run.options, allotment, width)},
+                memo={wire.OPTIONS_MEMO: options(run.options, allotment, lane.width)},
                 static_summary=f"{len(pieces)} from {pieces[0].name}"[: calls.SUMMARY_LENGTH],
             )
         )
@@ -186,14 +206,19 @@ class FanOut:
             )
         )
         run.refresh_details()
-        return Child(child_id, handle, pieces, allotment, record, is_interrupted)
+        child = Child(child_id, handle, pieces, allotment, record, is_interrupted)
+        run.topping_up[child_id] = TopUp(run, child).begin
+        return child
 
-    def _given(self, pieces: Sequence[Piece]) -> SliceInput:
+    def _given(self, pieces: Sequence[Piece], lane: Lane, exhausted: Ledger | None) -> SliceInput:
         phase, is_stage = self._phase, current_stage.get() is self._phase
         return SliceInput(
             work=self._supply.work(pieces),
             phase=SlicePhase(name=phase.name, index=phase.index, is_stage=is_stage) if phase else None,
             is_compensating=compensating.get(),
+            at_once=lane.at_once,
+            next_phase=self._run.phase_index if self._supply.has_bodies else 0,
+            exhausted=exhausted,
         )
 
     def _set_apart(self, pieces: Sequence[Piece], error: Exception) -> None:
@@ -208,7 +233,7 @@ class FanOut:
 
     async def _see_through(self, child: Child) -> None:
         """Wait for a child's end, whatever that is, and settle it."""
-        end = await end_of(child)
+        end = await self._end_of(child)
         left = self._settle(child, end)
         self._announced.add(len(left))
         if end.lost is not None:
@@ -223,10 +248,17 @@ class FanOut:
         if end.is_interrupted:
             raise asyncio.CancelledError
 
+    async def _end_of(self, child: Child) -> End:
+        end = await end_of(child)
+        del self._run.topping_up[child.id]
+        if child.topping_up is not None and await cancel_all([child.topping_up]):
+            return replace(end, is_interrupted=True)
+        return end
+
     def _settle(self, child: Child, end: End) -> list[Piece]:
         """Charge a child, and keep what it brought; the pieces that it did not end."""
         run, supply, report = self._run, self._supply, end.report
-        spent = report.spent if end.lost is None else budget.whole(child.allotment)
+        spent = since(child.settled, report.spent) if end.lost is None else budget.whole(child.allotment)
         run.grants.settle(child.allotment, spent)
         parts = [
             *run.sent_ahead.pop(child.id),
@@ -243,7 +275,8 @@ class FanOut:
         self._expect_more()
         run.board.close_slice(child.record, "done" if end.lost is None else "lost", report.succeeded, report.failed)
         self._keep(endings)
-        self._tell_end(child, end, report, spent, len(left))
+        run.phase_index = max(run.phase_index, report.next_phase)
+        self._tell_end(child, end, report, child.settled + spent, len(left))
         return list(left.values())
 
     def _tell_end(self, child: Child, end: End, report: SliceReport, spent: Usage, left: int) -> None:
@@ -251,7 +284,8 @@ class FanOut:
         for unknown in report.usage_unknown:
             run.tell(unknown)
         if is_lost:
-            run.tell(UsageUnknown(step=child.id, charged_tokens=spent.total_tokens if child.allotment else None))
+            charged = budget.whole(child.allotment).total_tokens if child.allotment else None
+            run.tell(UsageUnknown(step=child.id, charged_tokens=charged))
         run.tell(
             SliceFinished(
                 workflow_id=child.id,
@@ -319,10 +353,15 @@ def _counted(endings: Sequence[tuple[Piece, Ending]]) -> SliceReport:
     return SliceReport(succeeded=succeeded, failed=len(outcomes) - succeeded)
 
 
-def _shares(window: int) -> list[int]:
-    """The window, divided among children."""
-    lanes = min(MOST_AT_ONCE, window)
-    return [window // lanes + (lane < window % lanes) for lane in range(lanes)]
+def _lanes(window: int, at_once: int | None) -> list[Lane]:
+    """The window, divided among children, and so the pieces under way."""
+    count = min(MOST_AT_ONCE, window, window if at_once is None else at_once)
+    pieces: Sequence[int | None] = [None] * count if at_once is None else _shares(at_once, count)
+    return [Lane(*each) for each in zip(_shares(window, count), pieces, strict=True)]
+
+
+def _shares(whole: int, count: int) -> list[int]:
+    return [whole // count + (share < whole % count) for share in range(count)]
 
 
 def bundle(pieces: Sequence[Piece], sharing: int) -> Bundle:

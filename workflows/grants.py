@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
-from workflows import budget
+from workflows import allotment, budget
 from workflows.budget import (
     BudgetChange,
     BudgetSnapshot,
@@ -27,6 +27,7 @@ from workflows.steps import Grant, Usage
 
 OnChange = Callable[[Ledger, Ledger], None]
 OnWait = Callable[[str], None]
+OnShort = Callable[[Bundle], None]
 
 
 class GrantDenied(Exception):
@@ -41,6 +42,18 @@ class Grants:
         self._waits_for_raise = waits_for_raise
         self._on_change = on_change
         self._queue: deque[tuple[Request | Bundle, asyncio.Future[Grant | None]]] = deque()
+        self._asks: OnShort | None = None
+        self._above: Ledger | None = None
+        self._is_asking = False
+        self.times_asked = 0
+        """How often it ran short."""
+
+    def be_allotted(self, asks: OnShort, above: Ledger | None = None) -> None:
+        """What is kept here is a part of another ledger: where it is not enough, `asks` is told what to ask there.
+
+        The answer is for `top_up`, `refuse` or `give_up`. `above` is the other ledger where that has nothing left.
+        """
+        self._asks, self._above = asks, above
 
     @property
     def ledger(self) -> Ledger:
@@ -91,6 +104,25 @@ class Grants:
         self._become(budget.change(self._ledger, wanted))
         self._serve()
 
+    def top_up(self, more: Grant | None) -> None:
+        """So much more may be spent; None is no limit."""
+        self._is_asking = False
+        self._become(allotment.enlarged(self._ledger, more))
+        self._serve()
+
+    def refuse(self, above: Ledger) -> None:
+        """There is no more: what even the other ledger, as it stands, cannot pay for is denied from now on."""
+        self._is_asking, self._above = False, above
+        self._serve()
+
+    def give_up(self, reason: str) -> None:
+        """Nobody can be asked any more: deny who waits, and whoever comes."""
+        self._asks = self._above = None
+        waiting, self._queue = self._queue, deque()
+        for _, place in waiting:
+            if not place.done():
+                place.set_exception(GrantDenied(reason))
+
     def record(self, report: UsageReport) -> bool:
         """Charge usage from outside; whether it counted."""
         before = self._ledger
@@ -100,14 +132,18 @@ class Grants:
 
     def _decide(self, request: Request | Bundle) -> budget.Decision:
         decision = budget.decide(self._ledger, request)
-        if isinstance(decision, Denied) and self._waits_for_raise:
-            return MustWait(decision.reason)
-        return decision
+        if not isinstance(decision, Denied):
+            return decision
+        if self._asks is not None:
+            above = None if self._above is None else budget.decide(self._above, request)
+            return above if isinstance(above, Denied) else MustWait(decision.reason)
+        return MustWait(decision.reason) if self._waits_for_raise else decision
 
     async def _wait_for(self, request: Request | Bundle) -> Grant | None:
         granted: asyncio.Future[Grant | None] = asyncio.get_running_loop().create_future()
         place = (request, granted)
         self._queue.append(place)
+        self._ask_if_short()
         try:
             return await granted
         except asyncio.CancelledError:
@@ -126,6 +162,7 @@ class Grants:
                 continue
             match self._decide(request):
                 case MustWait():
+                    self._ask_if_short()
                     return
                 case Granted() as granted:
                     self._become(granted.ledger)
@@ -135,6 +172,19 @@ class Grants:
                 case never:
                     assert_never(never)
             self._queue.popleft()
+
+    def _ask_if_short(self) -> None:
+        """Where nobody here holds what could come back, only the other ledger can help."""
+        if self._asks is None or self._is_asking or allotment.is_held(self._ledger):
+            return
+        waiting = [request for request, place in self._queue if not place.done()]
+        if not waiting:
+            return
+        self._is_asking = True
+        self.times_asked += 1
+        wants = allotment.wanted(self._ledger, waiting)
+        self._become(allotment.without_rest(self._ledger))
+        self._asks(wants)
 
     def _become(self, ledger: Ledger) -> None:
         before, self._ledger = self._ledger, ledger

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from workflows.budget import Bundle, Ledger
 from workflows.events import UsageUnknown
+from workflows.graph.definition import Step
+from workflows.graph.policies import Policy
+from workflows.graph.results import EmptyOutput, StageOutput, Value, Values
 from workflows.steps import AgentStepSpec, Grant, Resume, StepOutcome, Usage
 from workflows.wire import Stored
 
@@ -81,7 +85,47 @@ class ChainsWork(Stored):
     items: tuple[ChainItem, ...]
 
 
-Work = Annotated[StepsWork | ChainsWork, Field(discriminator="type")]
+class BodyItem(Stored):
+    """One item of a `for_each`, and its place in the list."""
+
+    index: NonNegativeInt
+    item: Value
+
+
+class Surroundings(Stored):
+    """What the body of a `for_each` finds around it."""
+
+    graph: str
+    stage: str
+    goal: str | None = None
+    policies: tuple[Policy, ...] = ()
+    """Of the graph, and of those around it."""
+    has_templates: bool = True
+    """Whether references are replaced in the stage."""
+    layer: tuple[str, ...] = ()
+    """Names that are replaced also where they are not: those of a `for_each` around this one."""
+    state: Values = Field(default_factory=dict)
+    """What the body may read of the state."""
+    referred: Values | None = None
+    """What its references read instead: in a compensation, the state at the failure."""
+
+
+class ItemsWork(Stored):
+    """A slice of a `for_each`."""
+
+    type: Literal["items"] = "items"
+    place: str
+    """What the identities of its steps begin with: phase index or `c<call number>`. Their item's number follows."""
+    path: str = ""
+    """What stands before that number: the item around this `for_each`, where there is one."""
+    first: NonNegativeInt = 0
+    """The number of the first item of the list."""
+    body: Step
+    around: Surroundings
+    items: tuple[BodyItem, ...] = ()
+
+
+Work = Annotated[StepsWork | ChainsWork | ItemsWork, Field(discriminator="type")]
 
 
 class SlicePhase(Stored):
@@ -99,10 +143,17 @@ class SliceInput(Stored):
     phase: SlicePhase | None = None
     is_compensating: bool = False
     """Whether it undoes: no step of it is denied."""
+    at_once: PositiveInt | None = None
+    """How many of its items may be under way at once; unset, as many as its steps."""
+    next_phase: NonNegativeInt = 0
+    """The number of the first stage that a graph in its items begins."""
+    exhausted: Ledger | None = None
+    """The budget of the run, where nothing of it is left: every step that asks for some is denied."""
 
 
 Ended = tuple[int, dict[str, Any]]
-"""Place in the slice, and the `StepOutcome` without what both sides know. For a chain: `ChainEnd`."""
+"""Place in the slice, and the `StepOutcome` without what both sides know. For a chain `ChainEnd`, for an item
+`ItemEnd`."""
 
 Returned = tuple[int, dict[str, Any]]
 """Place in the slice, and how the parent's later children go on: `Begun`, or for a chain `ChainItem`."""
@@ -118,6 +169,19 @@ class ChainEnd(Stored):
     """That a stage raised, and what."""
 
 
+class ItemEnd(Stored):
+    """How the body of a `for_each` ended for one item."""
+
+    output: StageOutput = EmptyOutput()
+    answer: str | None = None
+    """The output's, where that was too large to travel whole."""
+    written: Values = Field(default_factory=dict)
+    """What the body wrote."""
+    failure: str | None = None
+    is_cut_off: bool = False
+    """Whether the body did not come to its end: then nothing of the item is written into the state."""
+
+
 class SliceChunk(Stored):
     """Payload of the signal `slice_outcomes`: what does not fit into the child's result is sent ahead."""
 
@@ -125,6 +189,28 @@ class SliceChunk(Stored):
     """Workflow id of the child."""
     ended: tuple[Ended, ...] = ()
     returned: tuple[Returned, ...] = ()
+
+
+class SliceShort(Stored):
+    """Payload of the signal `slice_short`: a child needs more of the budget for steps under way."""
+
+    slice: str
+    """Workflow id of the child."""
+    spent: Usage
+    """By the child, from its beginning. Whatever else it had been allotted is the parent's again."""
+    step_count: NonNegativeInt
+    """How many steps wait for it."""
+    wants: Bundle
+
+
+class SliceAllotted(Stored):
+    """Payload of the signal `slice_allotted`, the answer: how much more, or why nothing."""
+
+    tokens: NonNegativeInt | None = None
+    """None is no limit."""
+    usd: NonNegativeFloat | None = None
+    refused_by: Ledger | None = None
+    """The parent's budget, where it cannot pay for what was wanted however its other steps end."""
 
 
 class SliceReport(Stored):
@@ -138,6 +224,8 @@ class SliceReport(Stored):
     spent: Usage = Usage()
     usage_unknown: tuple[UsageUnknown, ...] = ()
     is_cancelled: bool = False
+    next_phase: NonNegativeInt = 0
+    """The number after its last stage, where graphs in its items had some."""
 
 
 def shortened(outcome: StepOutcome) -> dict[str, Any]:

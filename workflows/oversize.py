@@ -68,11 +68,11 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
     over = taken - limit
     if over <= 0:
         return {**around, "stages": stages}
-    lighter_state = _without_large_texts_in(state)
+    lighter_state = without_large_texts(state)
     over += wire.size(lighter_state) - wire.size(state)
     for place, size in enumerate(sizes):
         if size > KEPT_OUTPUT_BYTES:
-            stages[place] = _without_large_texts_in(stages[place])
+            stages[place] = without_large_texts(stages[place])
             sizes[place] = wire.size(stages[place]) + 1
             over += sizes[place] - size
         if parts.ends_with(size if size > KEPT_OUTPUT_BYTES else 0):
@@ -147,12 +147,13 @@ class _Parts:
         return True
 
 
-def _without_large_texts_in(value: Any) -> Any:
+def without_large_texts(value: Any) -> Any:
+    """Plain JSON with each text over 10 KB replaced by its size and hash."""
     if isinstance(value, str):
         return _stand_in(value.encode()) if len(value.encode()) > KEPT_OUTPUT_BYTES else value
     if isinstance(value, dict):
-        return {key: _without_large_texts_in(item) for key, item in value.items()}
-    return [_without_large_texts_in(item) for item in value] if isinstance(value, list) else value
+        return {key: without_large_texts(item) for key, item in value.items()}
+    return [without_large_texts(item) for item in value] if isinstance(value, list) else value
 
 
 def _without_large_output(outcome: StepOutcome) -> StepOutcome:

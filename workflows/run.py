@@ -6,7 +6,7 @@ Law: after a cancel of the run no step begins, except inside a compensation.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -30,8 +30,9 @@ from workflows.events import (
     UsageRecorded,
 )
 from workflows.grants import Grants
-from workflows.handover import SliceChunk
+from workflows.handover import SliceChunk, SliceShort
 from workflows.parsing import Model, parse
+from workflows.place import Place, current_item
 from workflows.progress import Board, PhaseRecord, plain
 from workflows.steps import RunOptions
 from workflows.wire import Stored
@@ -66,32 +67,6 @@ class Carried(Stored):
     events: tuple[EventEnvelope, ...] = Field(default=())
     succeeded: int = 0
     failed: int = 0
-
-
-class Place:
-    """Where the steps of one call are shown: by themselves, or under the stage of a graph that made the call."""
-
-    def __init__(self, prefix: str, stage: PhaseRecord | None) -> None:
-        self.id = prefix
-        """Phase index, or call name."""
-        self._rounds: dict[int, int] = {}
-        self.stage = stage
-
-    def name(self, round_number: int, task_id: str) -> str:
-        """A step's identity."""
-        return f"{self.round(round_number)}:{task_id}"
-
-    def round(self, round_number: int) -> str:
-        """What the identities of a round begin with. A stage counts the rounds of all its calls: no two share one."""
-        if self.stage is not None and round_number not in self._rounds:
-            self._rounds[round_number] = self.stage.rounds
-            self.stage.rounds += 1
-        return f"{self.id}.{self._rounds.get(round_number, round_number)}"
-
-    def expect(self, count: int) -> None:
-        """Tell the stage that so many more steps come."""
-        if self.stage is not None:
-            self.stage.step_count += count
 
 
 class Slot:
@@ -199,8 +174,12 @@ class Run:
         """Steps that a verb has taken on and not yet begun: they share the budget with those in flight."""
         self.hands_back = False
         """Whether a step that this run cannot pay for is its parent's to decide about."""
+        self.has_allotment = False
+        """Whether its budget is a part of its parent's, so that it cannot tell whether that is exhausted."""
         self.sent_ahead: dict[str, list[SliceChunk]] = {}
         """What children in flight have sent before their results, by workflow id."""
+        self.topping_up: dict[str, Callable[[SliceShort], None]] = {}
+        """Who gives children in flight more of the budget, by workflow id."""
         self._refreshing = False
         self._executing: dict[asyncio.Task[Any], None] = {}
         self._scheduled_in = -1
@@ -218,7 +197,7 @@ class Run:
     def tell_if_exhausted(self) -> None:
         """The event that a3s sends at each phase end while the budget is exhausted."""
         ledger = self.grants.ledger
-        if ledger.is_exhausted:
+        if ledger.is_exhausted and not self.has_allotment:
             resource = budget.exhausted_resource(ledger)
             self.tell(BudgetExhausted(resource=resource, reason=budget.exhausted_reason(ledger)))
 
@@ -264,11 +243,13 @@ class Run:
 
     def place(self) -> Place:
         """Where the steps of the next call are shown."""
-        stage = current_stage.get()
+        stage, item = current_stage.get(), current_item.get()
+        if stage is None and item is not None:
+            return Place(item.place, None, item)
         if stage is None:
             number, self.call_number = self.call_number, self.call_number + 1
             return Place(f"c{number}", None)
-        return Place(str(stage.index), stage)
+        return Place(str(stage.index), stage, item)
 
     def refresh_details(self) -> None:
         """Bring the UI's current details up to date, once for all that happens in this turn of the event loop."""
@@ -285,7 +266,7 @@ class Run:
 
     def set_budget(self, *payloads: Any) -> None:
         """The signal `set_budget`. A payload that cannot be read changes nothing and becomes an event."""
-        change = self._read(BudgetChange, payloads, wire.SET_BUDGET_SIGNAL)
+        change = self.read_signal(BudgetChange, payloads, wire.SET_BUDGET_SIGNAL)
         if change is not None:
             self.grants.change(change)
             limits = self.grants.snapshot()
@@ -294,23 +275,37 @@ class Run:
 
     def record_usage(self, *payloads: Any) -> None:
         """The signal `record_usage`; an id that came before changes nothing."""
-        report = self._read(UsageReport, payloads, wire.RECORD_USAGE_SIGNAL)
+        report = self.read_signal(UsageReport, payloads, wire.RECORD_USAGE_SIGNAL)
         if report is not None and self.grants.record(report):
             self.tell(UsageRecorded(id=report.id, usage=report.usage))
             self.refresh_details()
 
     def slice_outcomes(self, *payloads: Any) -> None:
         """The signal `slice_outcomes`: from a child of this run, or it becomes an event."""
-        chunk = self._read(SliceChunk, payloads, wire.SLICE_OUTCOMES_SIGNAL)
+        chunk = self.read_signal(SliceChunk, payloads, wire.SLICE_OUTCOMES_SIGNAL)
         if chunk is None:
             return
         if chunk.slice in self.sent_ahead:
             self.sent_ahead[chunk.slice].append(chunk)
         else:  # a child from before a reset
-            reason = f"signal {wire.SLICE_OUTCOMES_SIGNAL}: {chunk.slice!r} carries no steps of this run."
-            self.tell(SignalRejected(signal=wire.SLICE_OUTCOMES_SIGNAL, reason=reason))
+            self._tell_stranger(wire.SLICE_OUTCOMES_SIGNAL, chunk.slice)
 
-    def _read(self, model: type[Model], payloads: Sequence[Any], signal: str) -> Model | None:
+    def slice_short(self, *payloads: Any) -> None:
+        """The signal `slice_short`: from a child of this run, or it becomes an event."""
+        short = self.read_signal(SliceShort, payloads, wire.SLICE_SHORT_SIGNAL)
+        if short is None:
+            return
+        if short.slice in self.topping_up:
+            self.topping_up[short.slice](short)
+        else:  # a child from before a reset
+            self._tell_stranger(wire.SLICE_SHORT_SIGNAL, short.slice)
+
+    def _tell_stranger(self, signal: str, child: str) -> None:
+        reason = f"signal {signal}: {child!r} carries no steps of this run."
+        self.tell(SignalRejected(signal=signal, reason=reason))
+
+    def read_signal(self, model: type[Model], payloads: Sequence[Any], signal: str) -> Model | None:
+        """The payload of a signal. One that cannot be read changes nothing and becomes an event."""
         self.signals += 1
         try:
             if len(payloads) != 1:
@@ -321,7 +316,7 @@ class Run:
             return None
 
     def _ledger_changed(self, before: Ledger, after: Ledger) -> None:
-        for resource in budget.passed_soft_limit(before, after):
+        for resource in () if self.has_allotment else budget.passed_soft_limit(before, after):
             self.tell(BudgetThreshold(resource=resource, percent=budget.SOFT_LIMIT_PERCENT))
 
     @property

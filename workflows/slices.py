@@ -12,22 +12,28 @@ from contextlib import ExitStack
 from typing import Any, assert_never
 
 from temporalio import workflow
+from temporalio.exceptions import FailureError
 
 from workflows import wire
+from workflows.budget import Bundle
 from workflows.chains import PipelineStage, StageCrashed, found, staged
 from workflows.errors import InputRejected
 from workflows.events import UsageUnknown
 from workflows.execution import HandedBack, carry_out
+from workflows.graph.carried_items import CarriedItems
 from workflows.handover import (
     Begun,
     ChainEnd,
     ChainItem,
     ChainsWork,
     Ended,
+    ItemsWork,
     Returned,
+    SliceAllotted,
     SliceChunk,
     SliceInput,
     SliceReport,
+    SliceShort,
     StepItem,
     StepsWork,
     shortened,
@@ -35,13 +41,16 @@ from workflows.handover import (
 from workflows.parsing import parse
 from workflows.progress import PhaseRecord
 from workflows.run import Announced, compensating, current_stage
-from workflows.steps import StepOutcome, Usage
+from workflows.steps import Grant, StepOutcome, Usage
 from workflows.supply import SMALL_ITEM
 from workflows.verbs import AgentWorkflow
 from workflows.window import sliding_window
+from workflows.wire import Stored
 
 ENOUGH_BYTES = 1_000_000
 # Of outcomes in one result: then no further step is begun, and the parent gives the rest to another child.
+ENOUGH_QUESTIONS = 20
+# For more of the budget: each is a signal to the parent, which takes 10,000 of them from all its children.
 CHUNK_BYTES = 1_500_000
 # Of what is sent ahead in one signal, where steps in flight bring more than a result takes.
 
@@ -57,6 +66,7 @@ class Slice(AgentWorkflow):
         self._bytes = 0
         self._announced = Announced(self._perdure, 0)
         self._phase: PhaseRecord | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     @workflow.run
     async def run(self, given: Any = None, *more: Any) -> SliceReport:
@@ -64,15 +74,23 @@ class Slice(AgentWorkflow):
         if more:
             raise InputRejected(f"Slice takes one argument; it was given {len(more) + 1}.")
         asked = parse(SliceInput, {} if given is None else given, "Slice", InputRejected)
-        run = self.perdure
-        run.hands_back = not asked.is_compensating
-        compensating.set(asked.is_compensating)
+        self._take_over(asked)
         is_cancelled = False
         try:
             await self._carry(asked)
         except asyncio.CancelledError:
             is_cancelled = True
         return await self._report(is_cancelled)
+
+    def _take_over(self, asked: SliceInput) -> None:
+        """What this run has of its parent's, and what of it is the parent's to decide."""
+        run, is_of_items = self.perdure, isinstance(asked.work, ItemsWork)
+        compensating.set(asked.is_compensating)
+        run.has_allotment = not asked.is_compensating
+        run.hands_back = run.has_allotment and not is_of_items
+        run.phase_index = asked.next_phase
+        if run.has_allotment and is_of_items:
+            run.grants.be_allotted(self._ask_for_more, asked.exhausted)
 
     async def _carry(self, asked: SliceInput) -> None:
         run, phase, work = self.perdure, asked.phase, asked.work
@@ -81,17 +99,20 @@ class Slice(AgentWorkflow):
                 carry = self._steps(work)
             case ChainsWork():
                 carry = self._chains(work)
+            case ItemsWork():
+                carry = self._items(work)
             case never:
                 assert_never(never)
+        steps = 0 if isinstance(work, ItemsWork) else len(work.items)  # how many an item has, its body tells
         with ExitStack() as stack:
             if phase is not None:
-                self._phase = run.board.open_phase(phase.name, phase.index, len(work.items))
+                self._phase = run.board.open_phase(phase.name, phase.index, steps)
                 group = workflow.create_event_group(f"phase-{phase.index}", label=phase.name or None)
                 stack.enter_context(group.scope())
                 if phase.is_stage:
                     current_stage.set(self._phase)
-            self._announced.add(len(work.items))
-            await sliding_window(range(len(work.items)), run.options.window, carry)
+            self._announced.add(steps)
+            await sliding_window(range(len(work.items)), asked.at_once or run.options.window, carry)
 
     def _steps(self, work: StepsWork) -> Callable[[int], Awaitable[None]]:
         async def step(at: int) -> None:
@@ -146,12 +167,29 @@ class Slice(AgentWorkflow):
         self._keep(at, end.model_dump(mode="json"))
         self._stop_if(is_interrupted)
 
-    def _may_begin(self) -> bool:
+    def _items(self, work: ItemsWork) -> Callable[[int], Awaitable[None]]:
+        carried = CarriedItems(self, work)
+
+        async def item(at: int) -> None:
+            run = self.perdure
+            if not self._has_room or run.is_long or run.grants.times_asked >= ENOUGH_QUESTIONS:
+                return
+            told, is_interrupted = await carried.ended(work.items[at])
+            self._keep(at, told)
+            self._stop_if(is_interrupted)
+
+        return item
+
+    @property
+    def _has_room(self) -> bool:
         """Whether the result has room for what another step brings."""
-        if self._bytes >= ENOUGH_BYTES:
-            return False
-        self._announced.begin()
-        return True
+        return self._bytes < ENOUGH_BYTES
+
+    def _may_begin(self) -> bool:
+        """Whether another step may begin; then it is no longer announced."""
+        if self._has_room:
+            self._announced.begin()
+        return self._has_room
 
     async def _carried_out(self, item: StepItem, name: str) -> tuple[StepOutcome, bool]:
         return await carry_out(self.perdure, item.spec, name, self._phase, item.begun)
@@ -160,6 +198,35 @@ class Slice(AgentWorkflow):
         if is_interrupted:
             raise asyncio.CancelledError
         self.perdure.raise_if_cancelled()
+
+    def _ask_for_more(self, wants: Bundle) -> None:
+        """Tell the parent what is lacking, and how much was spent: the rest of the allotment is the parent's again."""
+        spent = self._spent()
+        short = SliceShort(
+            slice=workflow.info().workflow_id, spent=spent, step_count=self.perdure.grants.waiting, wants=wants
+        )
+        self._asking = asyncio.create_task(self._tell_short(short))
+
+    async def _tell_short(self, short: SliceShort) -> None:
+        try:
+            await self._signal_parent(wire.SLICE_SHORT_SIGNAL, short)
+        except FailureError as error:
+            self.perdure.grants.give_up(f"the run that this slice belongs to could not be asked for tokens: {error}")
+
+    @workflow.signal(name=wire.SLICE_ALLOTTED_SIGNAL)
+    def slice_allotted(self, given: Any = None, *more: Any) -> None:
+        """From the parent alone: what this run may spend beside what it has spent."""
+        allotted = self.perdure.read_signal(SliceAllotted, (given, *more), wire.SLICE_ALLOTTED_SIGNAL)
+        if allotted is None:
+            return
+        if allotted.refused_by is not None:
+            self.perdure.grants.refuse(allotted.refused_by)
+        else:
+            self.perdure.grants.top_up(Grant(tokens=allotted.tokens, usd=allotted.usd))
+
+    def _spent(self) -> Usage:
+        snapshot = self.perdure.grants.snapshot()
+        return Usage(total_tokens=snapshot.consumed_tokens, cost_usd=snapshot.consumed_usd or None)
 
     def _keep(self, at: int, told: dict[str, Any]) -> None:
         size = wire.measure(told, SMALL_ITEM)
@@ -173,18 +240,19 @@ class Slice(AgentWorkflow):
 
     async def _report(self, is_cancelled: bool) -> SliceReport:
         """What this run has to say; what does not fit into its result is sent ahead."""
-        snapshot, board = self.perdure.grants.snapshot(), self.perdure.board
+        board = self.perdure.board
         *ahead, last = self._chunks()
         for chunk in ahead:
-            await self._send(chunk)
+            await self._signal_parent(wire.SLICE_OUTCOMES_SIGNAL, chunk)
         return SliceReport(
             ended=last.ended,
             returned=last.returned,
             succeeded=board.succeeded,
             failed=board.failed,
-            spent=Usage(total_tokens=snapshot.consumed_tokens, cost_usd=snapshot.consumed_usd or None),
+            spent=self._spent(),
             usage_unknown=tuple(self.perdure.log.of_type(UsageUnknown)),
             is_cancelled=is_cancelled,
+            next_phase=self.perdure.phase_index,
         )
 
     def _chunks(self) -> list[SliceChunk]:
@@ -206,9 +274,9 @@ class Slice(AgentWorkflow):
         close()
         return chunks
 
-    async def _send(self, chunk: SliceChunk) -> None:
+    async def _signal_parent(self, signal: str, payload: Stored) -> None:
         parent = workflow.info().parent
         if parent is None:
-            raise InputRejected("Slice was started without a parent, and what it has to report is over 1.9 MB.")
+            raise InputRejected(f"Slice was started without a parent, and has {signal} to tell it.")
         # Whichever run has the id: after a reset of the parent it is another one.
-        await workflow.get_external_workflow_handle(parent.workflow_id).signal(wire.SLICE_OUTCOMES_SIGNAL, chunk)
+        await workflow.get_external_workflow_handle(parent.workflow_id).signal(signal, payload)

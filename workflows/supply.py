@@ -36,17 +36,12 @@ Source = TypeVar("Source")
 
 
 class Piece(ABC):
-    """A step or a chain on its way, and its place in the call."""
+    """A step, a chain or an item on its way, and its place in the call."""
 
     __slots__ = ("at", "size")
 
     def __init__(self, at: int, size: int) -> None:
         self.at, self.size = at, size
-
-    @property
-    def is_too_large(self) -> bool:
-        """Whether it fits into no child's argument, so that the run carries it itself."""
-        return self.size > SLICE_BYTES
 
     @property
     @abstractmethod
@@ -56,7 +51,7 @@ class Piece(ABC):
     @property
     @abstractmethod
     def step(self) -> StepItem | None:
-        """The step that comes next; None where a chain's stage was not asked yet."""
+        """The step that comes next; None where only a chain's stage, or an item's body, can tell."""
 
     @property
     @abstractmethod
@@ -99,6 +94,8 @@ class Supply(ABC, Generic[Source]):
         self.endings: list[Ending | None] = []
         self.slice_length = max(1, SLICE_STEPS // steps_each)
         """Of one child, at most."""
+        self.common_bytes = 0
+        """What each child is given beside its pieces."""
         self._source: Iterator[Source] = chain(head, rest) if self.more else iter(head)
         self._came_back: deque[Piece] = deque()
 
@@ -111,11 +108,20 @@ class Supply(ABC, Generic[Source]):
         size, most = 0, self._most(lanes)
         while len(taken) < most and (piece := self._next()) is not None:
             size += piece.size
-            if taken and size > SLICE_BYTES:
+            if taken and size > self.room_bytes:
                 self._came_back.appendleft(piece)
                 break
             taken.append(piece)
         return taken
+
+    @property
+    def room_bytes(self) -> int:
+        """What pieces may take of one child's argument."""
+        return SLICE_BYTES - self.common_bytes
+
+    def is_too_large(self, piece: Piece) -> bool:
+        """Whether a piece fits into no child's argument, so that the run carries it itself."""
+        return piece.size > self.room_bytes
 
     def put_back(self, pieces: Sequence[Piece]) -> None:
         """Take these again, first of all."""
@@ -165,6 +171,15 @@ class Supply(ABC, Generic[Source]):
     @abstractmethod
     def stopped(self, piece: Piece, status: StepStatus, output: str) -> Ending:
         """The end of a piece that goes no further."""
+
+    async def carried_here(self, piece: Piece) -> Ending | None:
+        """The end of a piece that is too large for a child and no step; None where the run cannot carry it either."""
+        return None
+
+    @property
+    def has_bodies(self) -> bool:
+        """Whether a piece is more than its steps: it begins although nothing pays for them, and may have stages."""
+        return False
 
     def settled(self, report: SliceReport) -> None:
         """A child has ended."""

@@ -25,8 +25,9 @@ from workflows.fanout import FanOut
 from workflows.graph.definition import GraphDefinition
 from workflows.graph.engine import walk
 from workflows.graph.results import WorkflowResult
+from workflows.place import Place
 from workflows.progress import PhaseRecord, Progress
-from workflows.run import Announced, Place, Run
+from workflows.run import Announced, Run
 from workflows.steps import AgentStepSpec, StepOutcome
 from workflows.supply import StepSupply
 from workflows.window import sliding_window
@@ -248,6 +249,11 @@ class AgentWorkflow:
     def slice_outcomes(self, chunk: Any = None, *more: Any) -> None:
         """From a child of this run: outcomes that its result has no room for."""
         self.perdure.slice_outcomes(chunk, *more)
+
+    @workflow.signal(name=wire.SLICE_SHORT_SIGNAL)
+    def slice_short(self, short: Any = None, *more: Any) -> None:
+        """From a child of this run: it needs more of the budget."""
+        self.perdure.slice_short(short, *more)
 
     @workflow.signal(name=wire.RECORD_USAGE_SIGNAL)
     def record_usage(self, report: Any = None, *more: Any) -> None:

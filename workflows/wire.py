@@ -38,6 +38,8 @@ RESOLVE_APPROVAL_UPDATE = "resolve_approval"
 SET_BUDGET_SIGNAL = "set_budget"
 RECORD_USAGE_SIGNAL = "record_usage"
 SLICE_OUTCOMES_SIGNAL = "slice_outcomes"
+SLICE_SHORT_SIGNAL = "slice_short"
+SLICE_ALLOTTED_SIGNAL = "slice_allotted"
 
 OPTIONS_MEMO = "perdure_options"
 CARRIED_MEMO = "perdure_carried"
@@ -63,6 +65,9 @@ LARGE_PAYLOADS_PATCH = "perdure-large-payloads"
 """Marks a history whose run takes what only a blob store holds: every replay decides as the first worker did."""
 LARGE_PAYLOADS_EXTERN = "perdure_large_payloads"
 """What a worker lends its workflows if it has a blob store: its name among their extern functions."""
+
+FOR_EACH_SLICES_PATCH = "perdure-for-each-slices"
+"""Marks a history in which children carry the items of a large `for_each`; in one that is older the run itself does."""
 
 takes_large_payloads: ContextVar[bool] = ContextVar("takes_large_payloads", default=False)
 """Whether what an activity returns may be as large as a blob store takes."""

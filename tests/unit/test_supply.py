@@ -88,8 +88,8 @@ def test_slice_is_cut_by_bytes(size: int) -> None:
 def test_piece_that_fits_into_no_slice_comes_alone(prompt: str) -> None:
     """It is for the run itself."""
     sliced = StepSupply("parallel", [spec("first"), spec("huge", prompt), *many(1_000)])
-    taken = [sliced.take(4) for _ in range(3)]
-    assert [[piece.is_too_large for piece in pieces][:2] for pieces in taken] == [[False], [True], [False, False]]
+    taken = [sliced.take(4)[:2] for _ in range(3)]
+    assert [[sliced.is_too_large(piece) for piece in pieces] for pieces in taken] == [[False], [True], [False, False]]
 
 
 @settings(max_examples=20, deadline=None)  # each example takes a thousand steps apart

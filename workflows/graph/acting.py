@@ -22,7 +22,8 @@ from workflows.graph.pace import Pace
 from workflows.graph.policies import Policy
 from workflows.graph.proposal import Course, Level, cache_key, levels, performed, refusal
 from workflows.graph.results import ProposalResult
-from workflows.run import Place, Run
+from workflows.place import Place
+from workflows.run import Run
 from workflows.window import sliding_window
 
 Cache = MutableMapping[str, JsonValue]

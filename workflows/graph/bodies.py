@@ -15,6 +15,7 @@ from workflows.approvals import ApprovalAnswer, ApprovalRequest
 from workflows.deadline import first_of, milliseconds
 from workflows.errors import PatternFailed, PerdureError, cut
 from workflows.events import ApprovalAsked, ApprovalResolved, rfc3339
+from workflows.fanout import FanOut
 from workflows.graph.acting import run_proposal
 from workflows.graph.conditions import as_text, holds
 from workflows.graph.definition import (
@@ -30,6 +31,7 @@ from workflows.graph.definition import (
     Step,
     SubWorkflowStep,
 )
+from workflows.graph.items import ItemSupply, carried_items
 from workflows.graph.outputs import StageFailed, answer_of
 from workflows.graph.pace import history_is_full
 from workflows.graph.proposal import Course, failure
@@ -47,6 +49,7 @@ from workflows.graph.results import (
 )
 from workflows.graph.scope import Scope, refuse_large
 from workflows.graph.seen import claim_unseen, fingerprint
+from workflows.handover import ItemEnd
 from workflows.parsing import told
 from workflows.patterns.asking import asking_about
 from workflows.patterns.dispatch import run_pattern
@@ -238,29 +241,33 @@ def _left(scope: Scope) -> list[StageOutput]:
 
 async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
     """Run the body for each item. Every item runs; the stage fails, in the end, if one of them failed."""
-    items = _items(scope, step.items_from)
+    run, items = scope.frame.run, _items(scope, step.items_from)
     outputs: list[StageOutput] = [EmptyOutput()] * len(items)
     failures: dict[int, str] = {}
 
-    async def one(index: int) -> None:
-        await scope.frame.pace.keep(len(scope.state))
-        if full := history_is_full():
-            failures[index] = full
-            return
-        layer: dict[str, JsonValue] = {"item": items[index], "index": index}
-        try:
-            outputs[index] = await run(scope.over(layer), step.body)
-        except StageFailed as failed:
-            failures[index], outputs[index] = str(failed), failed.output
-        except asyncio.CancelledError:
-            outputs[index] = next(iter(_left(scope)), EmptyOutput())
-            raise
-        _keep_item(scope, index, layer, answer_of(outputs[index]))
+    def keep(index: int, end: ItemEnd) -> None:
+        outputs[index] = end.output
+        if end.failure is not None:
+            failures[index] = end.failure
+        if not end.is_cut_off:
+            answer = answer_of(end.output) if end.answer is None else end.answer
+            _keep_item(scope, index, {"item": items[index], **end.written}, answer)
 
-    width = min(step.max_concurrent or scope.frame.run.options.window, MAX_CONCURRENCY)
+    async def one(index: int) -> None:
+        end, is_interrupted = await item_end(scope, step.body, index, items[index])
+        keep(index, end)
+        if is_interrupted:
+            raise asyncio.CancelledError
+
+    width = min(step.max_concurrent or run.options.window, MAX_CONCURRENCY)
     await scope.frame.pace.spend(min(width, len(items)) * STAGES_OF_A_TASK)
     try:
-        await sliding_window(range(len(items)), width, one)
+        if (carried := carried_items(scope, step, items)) is None:
+            await sliding_window(range(len(items)), width, one)
+        else:
+            place, work = carried
+            supply = ItemSupply(items, work, keep, one)
+            await FanOut(run, supply, place.id, place.stage, place.expect, run.options.window, width).endings()
     except asyncio.CancelledError:
         scope.frame.left = ForEachOutput(items=len(items), outputs=tuple(outputs))
         raise
@@ -270,6 +277,25 @@ async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
         first = min(failures)
         raise StageFailed(f"{len(failures)} of {len(items)} items failed; item {first}: {failures[first]}", output)
     return output
+
+
+async def item_end(scope: Scope, body: Step, index: int, item: JsonValue) -> tuple[ItemEnd, bool]:
+    """How the body ended for one item, and whether the caller was cancelled meanwhile."""
+    await scope.frame.pace.keep(len(scope.state))
+    if full := history_is_full():
+        return ItemEnd(failure=full, is_cut_off=True), False
+    layer: dict[str, JsonValue] = {"item": item, "index": index}
+    failure: str | None = None
+    try:
+        output = await run(scope.over(layer), body)
+    except StageFailed as failed:
+        output, failure = failed.output, str(failed)
+    except asyncio.CancelledError:
+        return ItemEnd(output=next(iter(_left(scope)), EmptyOutput()), is_cut_off=True), True
+    del layer["index"]
+    if layer["item"] is item:
+        del layer["item"]
+    return ItemEnd(output=output, written=layer, failure=failure), False
 
 
 def _items(scope: Scope, key: str) -> list[JsonValue]:
@@ -287,7 +313,7 @@ def _keep_item(scope: Scope, index: int, layer: dict[str, JsonValue], answer: st
     """What an item's body wrote, below the item's own keys: no item sees another's."""
     prefix = f"foreach.{scope.stage.id}.{index}"
     scope.state[f"{prefix}.item"], scope.state[f"{prefix}.answer"] = layer["item"], answer
-    written = {f"{prefix}.state.{key}": value for key, value in layer.items() if key not in ("item", "index")}
+    written = {f"{prefix}.state.{key}": value for key, value in layer.items() if key != "item"}
     scope.state.update(written)
 
 

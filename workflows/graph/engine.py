@@ -239,7 +239,7 @@ async def _outcome(frame: Frame, stage: Stage, record: PhaseRecord) -> tuple[Sta
     current_stage.set(record)
     try:
         with workflow.create_event_group(f"phase-{record.index}", label=stage.name or None).scope():
-            ended = await within(bodies.run(Scope(frame, stage, frame.state, nest=_nested), stage.step), limit)
+            ended = await within(bodies.run(Scope(frame, stage, frame.state, nest=nested), stage.step), limit)
     except StageFailed as failure:
         return failure.output, str(failure)
     finally:
@@ -284,17 +284,17 @@ def _undoing(frame: Frame, stage: Stage) -> Callable[[], Any]:
 async def _undo(frame: Frame, stage: Stage, state: State) -> None:
     compensation = stage.compensation
     if isinstance(compensation, ProposalCompensation):
-        scope = Scope(frame, stage, state, nest=_nested, referred=frame.at_failure)
+        scope = Scope(frame, stage, state, nest=nested, referred=frame.at_failure)
         await bodies.act(scope, compensation.proposal)
     elif compensation is not None:
         referred = next((other for other in frame.graph.stages if other.id == compensation.stage_id), None)
         if referred is None:
             raise StageFailed(f"stage not found: '{compensation.stage_id}'")
-        scope = Scope(frame, referred, state, nest=_nested, referred=frame.at_failure)
+        scope = Scope(frame, referred, state, nest=nested, referred=frame.at_failure)
         await bodies.run(scope, referred.step)
 
 
-async def _nested(scope: Scope, step: SubWorkflowStep) -> StageOutput:
+async def nested(scope: Scope, step: SubWorkflowStep) -> StageOutput:
     """Run a graph in a frame of its own: nothing is merged in or out."""
     initial = scope.rendered(step.workflow.initial_state)
     result, is_cancelled = await walk(scope.frame.owner, step.workflow, initial, scope.frame)
