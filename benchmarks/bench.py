@@ -23,7 +23,7 @@ from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from activities.registry import EchoAgent, Registry
-from benchmarks import agents, processes, small, wide
+from benchmarks import agents, long, processes, small, wide
 from benchmarks.by_hand import FanOutByHand, SequenceByHand
 from benchmarks.by_verbs import FanOut
 from benchmarks.by_verbs import Sequence as Row
@@ -66,7 +66,12 @@ READING_SECONDS = {"large.json": 1.0, "large.yaml": None}
     "--pairs", type=click.IntRange(min=1), default=PAIRS, show_default=True, help="Runs of each case each way."
 )
 @click.option("--quick", is_flag=True, help=f"Only {QUICK_PAIRS} pairs: a first impression, with more noise.")
-@click.option("--all", "is_all", is_flag=True, help=f"Also a call of {WIDEST:,} steps, which takes ten minutes.")
+@click.option(
+    "--all",
+    "is_all",
+    is_flag=True,
+    help=f"Also a loop of {long.STAGES:,} stages and a call of {WIDEST:,} steps: some fifteen minutes.",
+)
 @click.option("--write", is_flag=True, help="Write the results to benchmarks/RESULTS.md.")
 def command(pairs: int, quick: bool, is_all: bool, write: bool) -> None:
     """Measure perdure's verbs beside the same work written by hand, on one embedded server in a temporary folder."""
@@ -99,6 +104,7 @@ async def _measured(pairs: int, is_all: bool, console: Console) -> tuple[str, li
             ):
                 results = await _cases(client, pairs, tell)
                 results += await small.measure(client, pairs, tell)
+                results += await long.measure(client, tell) if is_all else []
             results += await agents.measure(client, Path(folder), tell)
             results += await processes.measure(client, server.address, Path(folder), tell)
     for steps, wide_pairs in ((wide.STEPS, min(pairs, wide.PAIRS)), *([(WIDEST, 0)] if is_all else [])):
