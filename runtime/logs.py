@@ -141,9 +141,19 @@ def _explain_failure(_logger: WrappedLogger, _method: str, event: EventDict) -> 
         event["error"] = str(error)  # which names the type
     elif isinstance(error, ValidationError):
         event["error"] = without_values(error)
+    elif _is_of_the_sdk(error):
+        event["error"] = f"{type(error).__name__}: {error}"
     else:
         event["exception"] = _traceback(error)
     return event
+
+
+def _is_of_the_sdk(error: BaseException) -> bool:
+    """Whether Temporal's SDK raised it: then its traceback tells of the SDK alone."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("temporalio.")
 
 
 def _error_of(exc_info: Any) -> BaseException | None:

@@ -175,7 +175,7 @@ def approve(
         told = one_line(json.dumps(taken["response"], ensure_ascii=False))
         click.echo(f"Approval {asked.id!r} of run {reader.info.id!r} was answered by {who!r}: {told}")
         if is_brought:
-            tell(f"The run goes on at the next --local: `perdure watch {reader.info.id}{common.place}`.")
+            tell(f"The run goes on at the next --local: `perdure watch {reader.info.id}{session.place}`.")
         return COMPLETED
 
     return execute(common, body, workflows=workflows)

@@ -254,10 +254,10 @@ def _tell_detached(session: Session, reader: RunReader) -> None:
     if session.common.is_local:
         tell(
             f"Run {name!r} is not lost: it goes on at the next `perdure … --local` in this folder, "
-            f"for example `perdure watch {name} --local`."
+            f"for example `perdure watch {name}{session.place}`."
         )
     else:
-        place = session.common.place
+        place = session.place
         tell(
             f"Run {name!r} goes on. Watch it with `perdure watch {name}{place}`, "
             f"or end it with `perdure cancel {name}{place}`."

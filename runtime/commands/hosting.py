@@ -17,14 +17,14 @@ async def answering(session: Session, readers: Sequence[RunReader]) -> AsyncIter
 
     Gives whether it did.
     """
-    if not session.common.is_local or not readers or await _is_answered(session, readers[0]):
+    if not session.common.is_local or not readers or await is_answered(session, readers[0]):
         yield False
         return
     async with session.worker(no_remote_activities=True):
         yield True
 
 
-async def _is_answered(session: Session, reader: RunReader) -> bool:
+async def is_answered(session: Session, reader: RunReader) -> bool:
     """Whether a worker answers for a run. One that is gone stays listed for minutes, so it is asked."""
     if not await has_worker(session.client, session.settings.task_queue):
         return False

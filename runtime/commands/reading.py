@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import click
 
 from runtime.commands.following import Follower, conclude, exit_code, follow
+from runtime.commands.hosting import is_answered
 from runtime.commands.options import (
     COMPLETED,
     INTERRUPTED,
     NOT_COMPLETED,
     Common,
+    Fault,
     run_argument,
     shared,
     workflows_option,
 )
-from runtime.commands.session import Session, execute, interruption, print_json, tell
+from runtime.commands.session import UNKNOWN_TYPE, Session, execute, interruption, print_json, tell
 from runtime.endings import GRAPH_WORKFLOWS, closing_line, ending_lines, graph_results
 from runtime.listing import STATUS_NAMES, list_runs
 from runtime.report import View, event_line, progress_lines, run_line
@@ -123,13 +127,29 @@ def watch(common: Common, run: str, workflows: tuple[str, ...]) -> int:
 
     async def body(session: Session) -> int:
         reader = await session.reader(run)
-        await session.tell_open_runs()
         with interruption() as interrupted:
-            async with session.worker():
+            async with _carried(session, reader):
                 ending = await follow(session, reader, interrupted, is_lined=True)
                 return await conclude(session, reader, ending)
 
     return execute(common, body, workflows=workflows)
+
+
+@asynccontextmanager
+async def _carried(session: Session, reader: RunReader) -> AsyncIterator[None]:
+    """With `--local` the run goes on in this process, unless its workflow is not known here: then in another one."""
+    is_carried = not session.common.is_local or not reader.info.is_open or session.serves(reader.info.type)
+    if is_carried:
+        await session.tell_open_runs()
+        async with session.worker():
+            yield
+        return
+    if not await is_answered(session, reader):
+        raise Fault(
+            f"Run {reader.info.id!r} cannot go on here: its workflow type {reader.info.type!r} is not known. "
+            f"{UNKNOWN_TYPE}"
+        )
+    yield
 
 
 @click.command("events")

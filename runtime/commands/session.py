@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -31,11 +32,12 @@ from runtime.commands.options import (
 from runtime.connect import connect
 from runtime.listing import latest_run, open_runs
 from runtime.local import LOCAL_FOLDER, local_server
-from runtime.plugin import check_folders, load_workflows
+from runtime.plugin import check_folders, load_workflows, workflow_name
 from runtime.settings import Settings
 from runtime.signals import asked_to_leave
 from runtime.standing import RunNotFound
 from runtime.watching import NoAnswer, RunReader
+from workflows import ALL_WORKFLOWS
 from workflows.errors import LocalServerFailed, PayloadLocked, PerdureError, ServerUnreachable
 
 LOCAL_DRAIN = timedelta(seconds=2)
@@ -44,6 +46,8 @@ LOCAL_DRAIN = timedelta(seconds=2)
 LOCAL_STORE = LOCAL_FOLDER / "blobs"
 
 LATEST = "-"
+
+UNKNOWN_TYPE = "Name the module of that with --workflows, or in PERDURE_WORKFLOWS."
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,24 @@ class Session:
     """The user's own, as `--workflows` and the target name them."""
     ui_url: str | None = None
     """Where the embedded server shows its runs."""
+    named: tuple[str, ...] = ()
+    """The modules of workflows that this call names, and the next one must name again."""
 
     @property
     def address(self) -> str:
         """Where Temporal answers."""
         return self.client.service_client.config.target_host
+
+    @property
+    def place(self) -> str:
+        """The options that lead another call to the same runs, each after a space."""
+        modules = [f" --workflows {shlex.quote(name)}" for name in self.named]
+        return "".join([self.common.place, *modules])
+
+    def serves(self, workflow_type: str) -> bool:
+        """Whether a worker of this call's knows a workflow type."""
+        names = {workflow_name(served) for served in (*ALL_WORKFLOWS, *self.workflows)}
+        return workflow_type in names or None in names  # None: a dynamic workflow, which takes any type
 
     async def reader(self, run: str) -> RunReader:
         """Read the run of an id; `-` is the latest one."""
@@ -96,7 +113,8 @@ class Session:
         """Name each unfinished run that goes on because this call brings a worker."""
         if self.common.is_local:
             for workflow_id, workflow_type in await open_runs(self.client, self.settings.task_queue):
-                tell(f"Run {workflow_id!r} ({workflow_type}) goes on.")
+                goes_on = "goes on." if self.serves(workflow_type) else f"waits for its workflow. {UNKNOWN_TYPE}"
+                tell(f"Run {workflow_id!r} ({workflow_type}) {goes_on}")
 
 
 def execute(
@@ -123,7 +141,7 @@ async def _execute(
             if settings.blobs is None:
                 settings = settings.model_copy(update={"blobs": str(LOCAL_STORE.absolute())})
         client = await connect(settings, address=address, namespace=namespace)
-        return await body(Session(client, settings, common, classes, ui_url))
+        return await body(Session(client, settings, common, classes, ui_url, workflows))
 
 
 def _quieten(settings: Settings, *, is_serving: bool) -> None:

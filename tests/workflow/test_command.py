@@ -73,7 +73,8 @@ from workflows import AgentStepSpec, AgentWorkflow
 class Greet(AgentWorkflow):
     @workflow.run
     async def run(self, name: str) -> str:
-        outcome = await self.agent(AgentStepSpec(task_id="greet", agent="echo", prompt=f"hello {name}"))
+        agent = "slow" if name == "snail" else "echo"
+        outcome = await self.agent(AgentStepSpec(task_id="greet", agent=agent, prompt=f"hello {name}"))
         return outcome.output
 """
 
@@ -363,6 +364,31 @@ def test_interrupted_run_goes_on_at_the_next_local(place: Place, perdure: Perdur
     assert "Run 'long' (Steps) goes on." in resumed.err.splitlines()
     assert resumed.out.splitlines()[-1].endswith("2 steps succeeded, 0 failed.")
     assert perdure("result", "long", "--local").value["budget"]["consumed_tokens"] == 1000
+
+
+def test_run_of_ones_own_goes_on_where_its_module_is_named(place: Place, perdure: Perdure) -> None:
+    """An unfinished run of one's own says what the next --local must name; without that nothing is tried, or lost."""
+    process = _process(place, "run", "greeting:Greet", '"snail"', "--local", "--id", "mine")
+    _wait_for(process, "step c0.0:greet (slow)")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    assert err.splitlines()[-1] == (
+        "Run 'mine' is not lost: it goes on at the next `perdure … --local` in this folder, for example "
+        "`perdure watch mine --local --workflows greeting:Greet`."
+    )
+    assert perdure("watch", "mine", "--local") == Ran(
+        2,
+        "",
+        "Run 'mine' cannot go on here: its workflow type 'Greet' is not known. Name the module of that with "
+        "--workflows, or in PERDURE_WORKFLOWS.\n",
+    )
+    other = perdure("run", "Steps", "[]", "--local")
+    assert (other.code, "Traceback" in other.err) == (0, False)
+    assert (
+        "Run 'mine' (Greet) waits for its workflow. Name the module of that with --workflows, or in PERDURE_WORKFLOWS."
+        in other.err.splitlines()
+    )
+    assert perdure("watch", "mine", "--local", "--workflows", "greeting:Greet").code == 0
 
 
 def test_closed_pipe_is_quiet(place: Place, remote: Perdure) -> None:
