@@ -1,7 +1,7 @@
 """What agents that are models cost their run: a long loop, many at once with long transcripts, many under a limit.
 
-The provider is scripted, a process of its own, and bills what it is told to. Worker, agents and client share one
-process, whose memory is told.
+The loop runs by hand too, with an activity for each call of the model and of the tool. The provider is scripted, a
+process of its own, and bills what it is told to. Worker, agents and client share one process, whose memory is told.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openai import AsyncOpenAI
 from structlog.testing import capture_logs
+from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import Worker
 
 from activities.blobs import FolderStore
 from activities.executors.model.asking import COUNTED
 from activities.heartbeat import DETAILS_BYTES
 from activities.registry import ModelAgent, Registry
 from activities.tools.registry import Tool, Toolbox
+from benchmarks.by_hand import LoopByHand
 from benchmarks.by_verbs import FanOut
 from benchmarks.measure import ACTIVITY_EVENTS
 from benchmarks.results import NO_TARGET, Result
@@ -99,26 +103,34 @@ class Case:
         return self.agents * (2 * self.calls + 1)
 
 
-LOOP = Case("one agent, 200 tool calls of 4 KB", agents=1, calls=200, characters=4_096)
+LOOP = Case("one agent, 100 tool calls of 4 KB", agents=1, calls=100, characters=4_096)
+# By hand a loop of some 150 has a history that Temporal ends.
 LONG = Case(f"{MANY} agents at once, transcripts of 400 KB", agents=MANY, calls=10, characters=40_960)
 LIMITED = Case(f"{MANY} agents under a limit", agents=MANY, calls=5, characters=4_096, budget_tokens=13_000 * MANY)
 
 
 @dataclass(frozen=True)
-class Spent:
+class Recorded:
+    """What a run left in its history, and how long it took."""
+
+    wall_seconds: float
+    activity_events: int
+    events: int
+    history_bytes: int
+    lost_attempts: int
+    """Attempts that Temporal gave up: on a machine with much other work a worker's beats may come too late."""
+
+
+@dataclass(frozen=True)
+class Spent(Recorded):
     """What a case took."""
 
     outcomes: Sequence[StepOutcome]
     budget: dict[str, Any]
-    wall_seconds: float
-    activity_events: int
-    history_bytes: int
     largest_details: int
     """Bytes of one activity's heartbeat details."""
     all_details: int
     """Bytes of those of all activities that were pending at once."""
-    lost_attempts: int
-    """Attempts that Temporal gave up: on a machine with much other work a worker's beats may come too late."""
     pieces: int
     piece_bytes: int
 
@@ -134,13 +146,15 @@ def page(number: int, characters: int) -> str:
 
 
 async def measure(client: Client, folder: Path, tell: Callable[[str], None]) -> list[Result]:
-    """Run the three cases, each in a folder and on a task queue of its own."""
+    """Run the three cases, each in a folder and on a task queue of its own; the first by hand too."""
     async with provider_process(SCRIPT, folder) as provider:
-        results: list[Result] = []
-        for case, judge in ((LOOP, _of_loop), (LONG, _of_long)):
-            spent = await _spent(client, case, provider.url(), folder / uuid.uuid4().hex)
-            tell(f"{case.name}: {spent.wall_seconds:.1f} s, {spent.pieces:,} pieces of {spent.piece_bytes:,} bytes")
-            results += judge(case, spent)
+        spent = await _spent(client, LOOP, provider.url(), folder / uuid.uuid4().hex)
+        by_hand = await _spent_by_hand(client, LOOP, provider.url())
+        tell(f"{LOOP.name}: {spent.wall_seconds:.1f} s, {by_hand.wall_seconds:.1f} s by hand")
+        results = _of_loop(LOOP, spent, by_hand)
+        spent = await _spent(client, LONG, provider.url(), folder / uuid.uuid4().hex)
+        tell(f"{LONG.name}: {spent.wall_seconds:.1f} s, {spent.pieces:,} pieces of {spent.piece_bytes:,} bytes")
+        results += _of_long(LONG, spent)
         before = len(provider.ledger.calls())
         with capture_logs() as logs:
             spent = await _spent(client, LIMITED, provider.url(), folder / uuid.uuid4().hex)
@@ -165,25 +179,68 @@ async def _spent(client: Client, case: Case, url: str, blobs: Path) -> Spent:
         wall_seconds = time.perf_counter() - begun
         largest, together = await watching
         budget = await handle.query(wire.BUDGET_QUERY)
-    history = await handle.fetch_history()
-    execution = (await handle.describe()).raw_description.workflow_execution_info
+    recorded = await _recorded(handle, wall_seconds)
     kept = [piece.size async for piece in FolderStore(blobs).pieces("steps")]
     return Spent(
+        **vars(recorded),
         outcomes=outcomes,
         budget=budget,
-        wall_seconds=wall_seconds,
-        activity_events=sum(event.event_type in ACTIVITY_EVENTS for event in history.events),
-        history_bytes=execution.history_size_bytes,
         largest_details=largest,
         all_details=together,
+        pieces=len(kept),
+        piece_bytes=sum(kept),
+    )
+
+
+async def _recorded(handle: WorkflowHandle[Any, Any], wall_seconds: float) -> Recorded:
+    history = await handle.fetch_history()
+    execution = (await handle.describe()).raw_description.workflow_execution_info
+    return Recorded(
+        wall_seconds=wall_seconds,
+        activity_events=sum(event.event_type in ACTIVITY_EVENTS for event in history.events),
+        events=len(history.events),
+        history_bytes=execution.history_size_bytes,
         lost_attempts=sum(
             event.activity_task_started_event_attributes.attempt - 1
             for event in history.events
             if event.HasField("activity_task_started_event_attributes")
         ),
-        pieces=len(kept),
-        piece_bytes=sum(kept),
     )
+
+
+async def _spent_by_hand(client: Client, case: Case, url: str) -> Recorded:
+    """The same conversation, an activity for each call."""
+    task_queue = f"benchmark-{uuid.uuid4()}"
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as service:
+        activities = [_asking(service), call_page]
+        async with Worker(client, task_queue=task_queue, workflows=[LoopByHand], activities=activities):
+            begun = time.perf_counter()
+            handle = await client.start_workflow(
+                LoopByHand.run, case.specs[0].prompt, id=f"agents-{uuid.uuid4()}", task_queue=task_queue
+            )
+            await handle.result()
+            return await _recorded(handle, time.perf_counter() - begun)
+
+
+def _asking(service: AsyncOpenAI) -> Callable[..., Any]:
+    tool = {"name": page.__name__, "description": str(page.__doc__), "parameters": Tool.of(page).parameters}
+
+    @activity.defn
+    async def ask_model(messages: list[dict[str, Any]]) -> dict[str, Any]:
+        answer = await service.chat.completions.create(
+            model="scripted",
+            messages=messages,  # type: ignore[arg-type]  # plain dicts
+            tools=[{"type": "function", "function": tool}],  # type: ignore[typeddict-item]
+        )
+        return answer.choices[0].message.model_dump(exclude_none=True)
+
+    return ask_model
+
+
+@activity.defn
+async def call_page(arguments: str) -> str:
+    """The tool, with its arguments as the model wrote them."""
+    return page(**json.loads(arguments))
 
 
 def _options(case: Case) -> dict[str, int]:
@@ -209,20 +266,34 @@ async def _details(handle: WorkflowHandle[Any, Any]) -> tuple[int, int]:
     largest = together = 0
     while True:
         description = (await handle.describe()).raw_description
-        sizes = [activity.heartbeat_details.ByteSize() for activity in description.pending_activities]
+        sizes = [pending.heartbeat_details.ByteSize() for pending in description.pending_activities]
         largest, together = max([largest, *sizes]), max(together, sum(sizes))
         if description.workflow_execution_info.HasField("close_time"):
             return largest, together
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _of_loop(case: Case, spent: Spent) -> list[Result]:
+def _of_loop(case: Case, spent: Spent, by_hand: Recorded) -> list[Result]:
+    events, size = spent.activity_events, spent.history_bytes
     return [
-        _exactly(case, "activity events", 3, spent.activity_events),
-        _below(case, "history bytes", HISTORY_BYTES, spent.history_bytes),
+        _beside(case, "activity events", "exactly 3", events, by_hand.activity_events, is_met=events == 3),
+        _beside(case, "events", NO_TARGET, spent.events, by_hand.events),
+        _beside(
+            case,
+            "history bytes",
+            f"<= {HISTORY_BYTES:,}",
+            size,
+            by_hand.history_bytes,
+            is_met=size <= HISTORY_BYTES,
+        ),
         _exactly(case, "pieces kept", case.pieces, spent.pieces),
-        _told(case, "wall seconds", f"{spent.wall_seconds:.1f}"),
+        _beside(case, "wall seconds", NO_TARGET, round(spent.wall_seconds, 1), round(by_hand.wall_seconds, 1)),
     ]
+
+
+def _beside(case: Case, what: str, target: str, found: float, by_hand: float, *, is_met: bool = True) -> Result:
+    """A figure of both sides, and their ratio."""
+    return Result(case.name, what, target, f"{found / by_hand:.3g}", f"{found:,}", f"{by_hand:,}", is_met)
 
 
 def _of_long(case: Case, spent: Spent) -> list[Result]:

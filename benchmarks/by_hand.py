@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -57,6 +58,36 @@ class SequenceByHand:
     async def run(self, specs: list[AgentStepSpec], window: int) -> list[StepOutcome]:
         """The outcomes, in the order of the specs."""
         return [await _step(spec) for spec in specs]
+
+
+@workflow.defn
+class LoopByHand:
+    """One agent that asks its model in an activity for each call, as the plugins of agent frameworks do, and calls each
+    tool in one. An activity that loses its worker is tried again from the history, which therefore holds what it was
+    given: the conversation so far."""
+
+    @workflow.run
+    async def run(self, prompt: str) -> str:
+        """The model's last answer."""
+        messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
+        while True:
+            answer = await _called("ask_model", messages, dict[str, Any])
+            messages.append(answer)
+            if not answer.get("tool_calls"):
+                return str(answer["content"])
+            for call in answer["tool_calls"]:
+                text = await _called("call_page", call["function"]["arguments"], str)
+                messages.append({"role": "tool", "tool_call_id": call["id"], "content": text})
+
+
+async def _called(activity: str, argument: Any, kind: Any) -> Any:
+    return await workflow.execute_activity(
+        activity,
+        argument,
+        result_type=kind,
+        start_to_close_timeout=timedelta(minutes=10),
+        retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=30)),
+    )
 
 
 @workflow.defn

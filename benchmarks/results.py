@@ -91,7 +91,8 @@ Written by `python -m benchmarks.bench --write`; `make bench` measures anew and 
   workflows of as many steps, as many at once.
 - Agents with a model ask a scripted provider, a process of its own that counts what it bills. Pieces are those of the
   transcripts in the blob store, a folder: each answer and each tool's result once, so what is written grows with the
-  turns and not with their square. Heartbeat details are looked at four times a second. The provider of the limited
-  agents bills between 0.8 and 1.4 times a quarter of the characters: what an estimate takes too low is what a limit
-  can be passed by.
+  turns and not with their square. By hand the loop is an activity for each call of the model, which is given the
+  conversation so far, and one for each call of the tool (`LoopByHand`). Heartbeat details are looked at four times a
+  second. The provider of the limited agents bills between 0.8 and 1.4 times a quarter of the characters: what an
+  estimate takes too low is what a limit can be passed by.
 """
