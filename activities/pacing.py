@@ -1,5 +1,6 @@
-"""When the next request to a service may go out: evenly spaced, and none while it asks to be left alone.
+"""When a conversation may begin, and when the next request to a service may go out.
 
+Requests go out evenly spaced, and none while their service asks to be left alone.
 Law: holds for all steps of one worker. What several workers do together is limited by Temporal, on the task queue.
 """
 
@@ -14,6 +15,10 @@ LONGEST_HOLD = timedelta(seconds=30)
 # services, and is tried again by Temporal.
 LOOK_SECONDS = 1.0
 # How often a step that waits says that it is alive.
+QUIET_TURNS, QUIET_SECONDS = 4, 0.02
+# Without a newcomer; nothing beside the time that a model takes.
+LONGEST_MUSTER_SECONDS = 2.0
+# Where steps come in all the time.
 
 
 class Paces:
@@ -36,3 +41,24 @@ class Paces:
         """Send nothing for a while: the service has said that it is busy."""
         until = asyncio.get_running_loop().time() + min(wait, LONGEST_HOLD).total_seconds()
         self._free_at[service] = max(until, self._free_at.get(service, until))
+
+
+class Muster:
+    """Lets conversations that come together begin together: none asks its model while others are still coming in.
+
+    The SDK takes in one step for each turn or two of the event loop. Where each turn prepares the requests of those that
+    came first, the last of a hundred come in after seconds, and Temporal waits six for a sign of each.
+    """
+
+    def __init__(self) -> None:
+        self._came = 0
+
+    async def gather(self) -> None:
+        """Return when no other has come in for some turns of the loop, or after a while."""
+        self._came += 1
+        give_up_at = asyncio.get_running_loop().time() + LONGEST_MUSTER_SECONDS
+        came = 0
+        while came != self._came and asyncio.get_running_loop().time() < give_up_at:
+            came = self._came
+            for _ in range(QUIET_TURNS):
+                await asyncio.sleep(QUIET_SECONDS / QUIET_TURNS)

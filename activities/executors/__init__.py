@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 from activities.context import StepContext
 from activities.deputy import Deputy
 from activities.entries import AgentEntry, CommandAgent, EchoAgent, FunctionAgent, ModelAgent
-from activities.pacing import Paces
+from activities.pacing import Muster, Paces
 from activities.registry import Registry
 from activities.tracing import Tracing
 from workflows.errors import RetryableStepError
@@ -53,6 +53,7 @@ class Resources:
     registry: Registry = field(default_factory=Registry.empty)
     """Whose tools, policies and default model the model agents use."""
     paces: Paces = field(default_factory=Paces)
+    muster: Muster = field(default_factory=Muster)
     tracing: Tracing | None = None
     """How their model calls and tools are traced; None: they are not."""
     models: dict[Any, Model] = field(default_factory=dict)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from activities.pacing import LONGEST_HOLD, Paces
+from activities import pacing
+from activities.pacing import LONGEST_HOLD, Muster, Paces
 from activities.registry import Registry
 from workflows.errors import AgentsRejected
 
@@ -76,3 +77,30 @@ def test_rates_are_read(tmp_path: Path) -> None:
         f"{file}: rates: 'openai:small' is 0; a rate is a number above 0, requests a second.",
         f"{file}: rates: 'openai:large' is True; a rate is a number above 0, requests a second.",
     ]
+
+
+async def test_conversations_that_come_together_begin_together() -> None:
+    """They come in one for each turn of the loop, and none begins before the last has come."""
+    muster, came, begun = Muster(), 0, []
+
+    async def conversation() -> None:
+        await muster.gather()
+        begun.append(came)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(50):
+            came += 1
+            group.create_task(conversation())
+            await asyncio.sleep(0)
+    assert begun == [50] * 50
+
+
+async def test_conversation_begins_though_others_come_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while it waits for nobody."""
+    monkeypatch.setattr(pacing, "LONGEST_MUSTER_SECONDS", 0.05)
+    muster = Muster()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        first = group.create_task(muster.gather())
+        while not first.done():
+            group.create_task(muster.gather())
+            await asyncio.sleep(0.001)

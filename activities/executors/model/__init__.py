@@ -42,6 +42,7 @@ class ModelExecutor:
 
     async def run(self, call: StepCall, context: StepContext) -> Any:
         """How the conversation ended: answered, failed, or suspended until others have answered."""
+        await self._resources.muster.gather()
         # In a thread: the model libraries take seconds to load, and the event loop carries everybody's heartbeats.
         await asyncio.to_thread(importlib.import_module, CONVERSATION)
         from activities.executors.model.conversation import converse
