@@ -110,7 +110,7 @@ class Registry:
         known = tuple(agents) if isinstance(agents, dict) else ()
         for entry in entries:
             if isinstance(entry, ModelAgent):
-                problems += _model_agent_problems(entry, registry, known)
+                problems += _model_agent_problems(entry, registry, known, default_model)
         if problems:
             raise AgentsRejected("\n".join(f"{path}: {problem}" for problem in problems))
         return registry
@@ -204,14 +204,16 @@ def _checked(subject: str, entry: AgentEntry) -> AgentEntry | Sequence[str]:
     return entry
 
 
-def _model_agent_problems(entry: ModelAgent, registry: Registry, agents: Sequence[str]) -> Iterable[str]:
+def _model_agent_problems(
+    entry: ModelAgent, registry: Registry, agents: Sequence[str], default_model: str | None
+) -> Iterable[str]:
     subject = f"agent {cut(entry.name)!r}"
     if not entry.model and registry.default_model is None:
         yield (
             f"{subject} names no model, and there is no default one. Set its 'model', 'default_model' at the top of "
             "the file, or PERDURE_MODEL."
         )
-    for model in entry.model:
+    for model in entry.model or ((default_model,) if default_model else ()):  # the file's own is judged where it stands
         if fault := fault_in(model, base_url=entry.base_url):
             yield f"{subject}: model {cut(model)!r} {fault}."
     for name in entry.tools:

@@ -181,7 +181,9 @@ def _server(common: Common, settings: Settings) -> list[Finding]:
         findings: list[Finding] = []
 
         async def body(session: Session) -> int:
-            findings.extend(await _connected(session.client, session.settings, session.address))
+            findings.extend(
+                await _connected(session.client, session.settings, session.address, is_hosted=common.is_local)
+            )
             return COMPLETED
 
         execute(common, body)
@@ -190,20 +192,22 @@ def _server(common: Common, settings: Settings) -> list[Finding]:
         return [Finding("Temporal", "fail", error.message)]
 
 
-async def _connected(client: Client, settings: Settings, address: str) -> list[Finding]:
+async def _connected(client: Client, settings: Settings, address: str, *, is_hosted: bool) -> list[Finding]:
     info = await client.workflow_service.get_system_info(GetSystemInfoRequest())
     found = f"server {info.server_version} at {address}, namespace {client.namespace!r}"
     return [
         Finding("Temporal", "ok", found),
-        await _worker(client, settings),
+        await _worker(client, settings, is_hosted=is_hosted),
         await stored(settings, address),
         *await same_store(client, settings),
     ]
 
 
-async def _worker(client: Client, settings: Settings) -> Finding:
+async def _worker(client: Client, settings: Settings, *, is_hosted: bool) -> Finding:
     if await has_worker(client, settings.task_queue):
         return Finding("worker", "ok", f"task queue {settings.task_queue!r} is polled")
+    if is_hosted:
+        return Finding("worker", "ok", "none; each `perdure run --local` brings one")
     remedy = "Start one with `perdure-worker`, or use --local; runs wait until then."
     return Finding("worker", "warn", no_worker(settings.task_queue), remedy)
 

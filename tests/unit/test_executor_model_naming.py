@@ -134,6 +134,8 @@ def test_registry_default_model_may_come_from_outside(tmp_path: Path) -> None:
     text = 'default_model = "openai:gpt-5"\n[agents.a]\nexecutor = "model"'
     assert _load(tmp_path, text).default_model == "openai:gpt-5"
     assert _load(tmp_path, text, default_model="openai:gpt-5-mini").default_model == "openai:gpt-5-mini"
+    with pytest.raises(AgentsRejected, match=r"agent 'a': model 'opnai:x' names the unknown provider 'opnai'"):
+        _load(tmp_path, text, default_model="opnai:x")
     with pytest.raises(AgentsRejected, match=r"'default_model' is 'gpt-5', which is not written as 'provider:name'"):
         _load(tmp_path, 'default_model = "gpt-5"')
 

@@ -70,6 +70,16 @@ async def test_model_whose_server_is_away_fails() -> None:
     )
 
 
+async def test_model_is_told_without_what_its_address_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name, a password or a key in an address is nobody's to read."""
+    address = free_address()
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://ann:open-sesame@{address}/v1/?api_key=hidden")
+    found = await _probed(model="openai:scripted")
+    assert found.found == (
+        f"'openai:scripted' does not answer at http://{address}/v1 (APIConnectionError: Connection error.)"
+    )
+
+
 async def test_model_whose_key_is_refused_fails(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that the server refuses is told by the name of its variable."""
     monkeypatch.setenv("MY_KEY", "sk-nobody-may-see-this")

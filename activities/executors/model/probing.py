@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from openai import AsyncOpenAI
 from pydantic_ai.models import Model
@@ -68,7 +69,7 @@ async def _probed(source: ModelSource, resources: Resources) -> Probe:
 
 async def _listed(source: ModelSource, model: Model, client: Any) -> Probe:
     """What the service itself says of a model: the list of those that it has costs nothing."""
-    address = without_secrets(str(client.base_url).rstrip("/"), (source.api_key_env,))
+    address = without_secrets(_address(str(client.base_url)), (source.api_key_env,))
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             page = await client.with_options(timeout=PROBE_SECONDS, max_retries=0).models.list()
@@ -82,6 +83,12 @@ async def _listed(source: ModelSource, model: Model, client: Any) -> Probe:
     listed = ", ".join(repr(cut(name)) for name in names[:SHOWN_MODELS]) + more
     remedy = f"Name one that it has: {listed}."
     return Probe("warn", f"{source.model!r} is not in the list of {address}", remedy)
+
+
+def _address(url: str) -> str:
+    """Where a service is, without a name, a password or a key that the address holds."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def _is_same(asked: str, listed: str) -> bool:
