@@ -107,7 +107,7 @@ class Attempt:
         elif transcript or heard.reference:
             self.warn(
                 f"The checkpoint {transcript or heard.reference!r} is not in this worker's blob store, so the step "
-                "began again. Set PERDURE_BLOBS to the same folder on every worker."
+                "began again. Set PERDURE_BLOBS to the same folder or bucket on every worker."
             )
 
     async def pieces(self) -> list[JsonValue]:

@@ -46,8 +46,8 @@ class Paces:
 class Muster:
     """Lets conversations that come together begin together: none asks its model while others are still coming in.
 
-    The SDK takes in one step for each turn or two of the event loop. Where each turn prepares requests of those that
-    came first, the last of a hundred come in after seconds, and Temporal waits six for a sign of each.
+    The SDK takes in one step for each turn or two of the event loop. Where each turn prepares the requests of those
+    that came first, the last of a hundred come in after seconds, and Temporal waits six for a sign of each.
     """
 
     def __init__(self) -> None:

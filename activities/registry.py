@@ -31,6 +31,7 @@ from activities.tools.servers import SERVER_NAME, McpServer
 from activities.tools.source import ToolSource
 from workflows.errors import AgentsRejected, cut
 from workflows.graph.policies import DenyTool, DenyToolParam, ToolPolicy
+from workflows.parsing import reason_of
 
 __all__ = [
     "AgentEntry",
@@ -318,11 +319,10 @@ def _told(fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
     if fault["type"] == "missing":
         return f"the key {key!r} is missing."
-    message = fault["msg"].removeprefix("Value error, ")
     if not key:  # the entry as a whole: the message names its keys
-        return f"{message}."
+        return f"{fault['msg'].removeprefix('Value error, ')}."
     found = "" if fault["loc"][0] in UNQUOTED else f" is {cut(repr(fault['input']))}"
-    return f"{key!r}{found}: {message[:1].lower()}{message[1:]}."
+    return f"{key!r}{found}: {reason_of(fault)}."
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

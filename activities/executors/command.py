@@ -24,6 +24,7 @@ from activities.context import StepContext
 from activities.executors import Resources
 from activities.registry import CommandAgent
 from workflows.errors import RetryableStepError, StepFailed
+from workflows.parsing import reason_of
 from workflows.steps import StepCall, StepOutcome, Usage
 
 TRY_AGAIN_STATUS = os.EX_TEMPFAIL
@@ -140,7 +141,7 @@ def _answer(name: str, text: str) -> _Answer:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
-        raise StepFailed(f"{name!r} wrote a wrong {place!r} in its JSON: {fault['msg']}") from None
+        raise StepFailed(f"{name!r} wrote a wrong {place!r} in its JSON: {reason_of(fault)}") from None
     if not answer.output and answer.structured is not None:
         return answer.model_copy(update={"output": _compact(answer.structured)})
     return answer

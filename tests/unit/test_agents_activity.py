@@ -341,7 +341,7 @@ async def test_step_whose_checkpoint_is_elsewhere_says_so(steps: Steps) -> None:
     outcome = await steps.run(returning("x"), call={"resume": resume})
     assert outcome.warnings == (
         "The checkpoint 'steps/k/000001-0' is not in this worker's blob store, so the step began again. "
-        "Set PERDURE_BLOBS to the same folder on every worker.",
+        "Set PERDURE_BLOBS to the same folder or bucket on every worker.",
     )
 
 

@@ -198,10 +198,10 @@ async def test_command_json_says_more_than_text(program: Program, written: str, 
     ("written", "told"),
     [
         ("no json", "'printf' wrote no JSON value to stdout: Expecting value: line 1 column 1 (char 0)"),
-        ('{"output": 3}', "'printf' wrote a wrong 'output' in its JSON: Input should be a valid string"),
+        ('{"output": 3}', "'printf' wrote a wrong 'output' in its JSON: input should be a text"),
         (
             '{"usage": {"input_tokens": -1}}',
-            "'printf' wrote a wrong 'usage.input_tokens' in its JSON: Input should be greater than or equal to 0",
+            "'printf' wrote a wrong 'usage.input_tokens' in its JSON: input should be greater than or equal to 0",
         ),
     ],
 )

@@ -370,7 +370,7 @@ async def test_model_cannot_wait_with_what_is_not_kept(steps: ModelSteps) -> Non
     outcome = await steps.run(call_tool("drop", 1, {"table": "x" * 4_000}), with_store=False)
     assert outcome.error == (
         "agent 'a' waits for answers, and its conversation could not be kept until they come. Set PERDURE_BLOBS to a "
-        "folder that all workers share"
+        "folder or a bucket that all workers share"
     )
 
 

@@ -264,7 +264,8 @@ def test_verify_knows_the_agents_that_there_are(capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()[:3]
     assert lines[0] == (
         "release.yaml:7:88: doubt: stage 'check': agent 'b' is not in the registry, and no model is set for it. "
-        "The agents are 'a'."
+        "The agents are 'a'. Write it into agents.toml as [agents.b], or set 'model' in its metadata or "
+        "'default_model' in agents.toml."
     )
     assert [line.partition(". ")[0] for line in lines[1:]] == [
         "release.yaml:11:81: doubt: stage 'ask': action 'action-0': tool 'tell' is not registered",

@@ -294,7 +294,12 @@ def test_served_agents_and_tools_are_known() -> None:
     served = Served(agents=["a"], tools=["ls"])
     assert told(verify_graph(value, served=served)) == [
         ("doubt", "s", "stage 's': tool 'grep' of agent 'a' is not in the registry. The tools are 'ls'."),
-        ("doubt", "s", "stage 's': agent 'b' is not in the registry, and no model is set for it. The agents are 'a'."),
+        (
+            "doubt",
+            "s",
+            "stage 's': agent 'b' is not in the registry, and no model is set for it. The agents are 'a'. Write it "
+            "into agents.toml as [agents.b], or set 'model' in its metadata or 'default_model' in agents.toml.",
+        ),
         ("doubt", "t", "stage 't': action 'action-0': tool 'rm' is not registered. The tools are 'ls'."),
     ]
     assert verify_graph(value, served=Served(agents=[], has_model=True)).issues == ()

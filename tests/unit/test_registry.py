@@ -112,8 +112,8 @@ def test_registry_tells_everything_that_is_wrong(written: Written) -> None:
         "agents.toml: agent 'far' has the unknown key 'zebra'. The known ones are 'answer', 'cost_usd', "
         "'delay_seconds', 'description', 'executor', 'fail', 'fail_attempts', 'timeout_seconds', 'tokens' and 'turns'.",
         "agents.toml: agent 'far': 'delay_seconds' is -1: input should be greater than or equal to 0.",
-        "agents.toml: agent 'secret': 'env.TOKEN': input should be a valid string.",
-        "agents.toml: agent 'nul': 'command' is []: tuple should have at least 1 item after validation, not 0.",
+        "agents.toml: agent 'secret': 'env.TOKEN': input should be a text.",
+        "agents.toml: agent 'nul': 'command' is []: list should have at least 1 item, not 0.",
     ]
 
 

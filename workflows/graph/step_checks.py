@@ -235,7 +235,10 @@ def _check_served(
     has_model = served.has_model or "model" in metadata
     if served.agents is not None and name not in served.agents and not has_model:
         told = findings.known("agents", name, served.agents)
-        message = f"{subject}: agent {cut(name)!r} is not in the registry, and no model is set for it.{told}"
+        message = (
+            f"{subject}: agent {cut(name)!r} is not in the registry, and no model is set for it.{told} Write it into "
+            f"agents.toml as [agents.{cut(name)}], or set 'model' in its metadata or 'default_model' in agents.toml."
+        )
         findings.add("doubt", message, (*path, "name"), around.stage_id)
     for number, tool in enumerate(tools if served.tools is not None else ()):
         if served.tools is not None and tool not in served.tools:

@@ -250,7 +250,7 @@ class Conversation:
         if self.context.is_unsaved:
             raise StepFailed(
                 f"agent {self.entry.name!r} waits for answers, and its conversation could not be kept until they come. "
-                "Set PERDURE_BLOBS to a folder that all workers share"
+                "Set PERDURE_BLOBS to a folder or a bucket that all workers share"
             )
         needs = AnswersNeeded(
             delegations=tuple(one for one in waiting if isinstance(one, Delegation)),
