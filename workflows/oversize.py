@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from workflows import wire
 from workflows.errors import cut
 from workflows.graph.depth import is_deeper
-from workflows.graph.results import EmptyOutput, WorkflowResult
+from workflows.graph.results import EmptyOutput, ForEachOutput, StageResult, WorkflowResult
 from workflows.steps import StepOutcome
 
 T = TypeVar("T")
@@ -25,8 +25,9 @@ KEPT_DEPTH = 190
 # Lists and objects in each other: readers of JSON give up at 200, and a failure's details and a chain put a few around.
 PART_BYTES = 200_000
 STAGE_BYTES = 1_000
+OUTPUTS_AT_ONCE = 1_000
 # Measuring so much, in many small values, takes about a tenth of a second; a stage takes as long as so many bytes,
-# however small it is.
+# however small it is. Writing so many outputs takes no longer.
 
 
 def lightened(value: T) -> T:
@@ -56,7 +57,7 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
     """
     stages, state, sizes, parts = list[Any](), _flat_enough(result.final_state), list[int](), _Parts()
     for stage in result.stages:
-        stages.append(_flat_enough(wire.plain(stage)))
+        stages.append(_flat_enough((yield from _plain(stage))))
         sizes.append(wire.size(stages[-1]) + 1)
         if parts.ends_with(sizes[-1]):
             yield
@@ -72,7 +73,7 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
     over += wire.size(lighter_state) - wire.size(state)
     for place, size in enumerate(sizes):
         if size > KEPT_OUTPUT_BYTES:
-            stages[place] = without_large_texts(stages[place])
+            stages[place] = yield from _lighter(result.stages[place], stages[place])
             sizes[place] = wire.size(stages[place]) + 1
             over += sizes[place] - size
         if parts.ends_with(size if size > KEPT_OUTPUT_BYTES else 0):
@@ -95,6 +96,33 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
         yield
         lighter["stages"] = _latest(lighter["stages"], limit - wire.size({**lighter, "stages": []}))
     return lighter
+
+
+def _plain(stage: StageResult) -> Generator[None, None, dict[str, Any]]:
+    """A stage as plain JSON; one whose items children carried may hold any number of outputs."""
+    output = stage.output
+    if not isinstance(output, ForEachOutput) or output.answers is None:
+        told: dict[str, Any] = wire.plain(stage)
+        return told
+    outputs: list[Any] = []
+    for first in range(0, len(output.outputs), OUTPUTS_AT_ONCE):
+        outputs += wire.plain(output.outputs[first : first + OUTPUTS_AT_ONCE])
+        yield
+    around: dict[str, Any] = wire.plain(stage.model_copy(update={"output": output.model_copy(update={"outputs": ()})}))
+    return {**around, "output": {**around["output"], "outputs": outputs}}
+
+
+def _lighter(stage: StageResult, told: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
+    """What `_plain` told, without large texts."""
+    if not isinstance(stage.output, ForEachOutput) or stage.output.answers is None:
+        lighter: dict[str, Any] = without_large_texts(told)
+        return lighter
+    outputs: list[Any] = []
+    for first in range(0, len(told["output"]["outputs"]), OUTPUTS_AT_ONCE):
+        outputs += without_large_texts(told["output"]["outputs"][first : first + OUTPUTS_AT_ONCE])
+        yield
+    around = without_large_texts({**told, "output": {**told["output"], "outputs": []}})
+    return {**around, "output": {**around["output"], "outputs": outputs}}
 
 
 def _flat_enough(value: Any) -> Any:

@@ -118,4 +118,39 @@ UNANSWERED = in_order(
     stage("fails", {"type": "approval", "prompt": "?", "output_key": "b", "timeout_ms": 300}),
 )
 
+LONG = in_order(
+    "long",
+    stage("plan", proposal(writes("one", 1)), compensation={"type": "stage_ref", "stage_id": "plan"}),
+    *(stage(f"ask-{number}", pattern("pipeline", "{{one}}", "echo")) for number in range(8)),
+    stage("fails", pattern("pipeline", "x", "broken")),
+)
+
+MANY = 1_001
+# One more than a run carries itself.
+NEARLY_ENOUGH = MANY * 500 - 3_000
+# Of tokens: children have to ask for what others leave, and the last ones are refused.
+MANY_ITEMS = in_order(
+    "many-items",
+    stage("each", {"type": "for_each", "items_from": "items", "body": pattern("pipeline", "{{item}}", "metered")}),
+    initial_state={"items": list(range(MANY))},
+)
+MANY_SLOW_ITEMS = in_order(
+    "many-slow-items",
+    stage("each", {"type": "for_each", "items_from": "items", "body": pattern("pipeline", "{{item}}", "slow")}),
+    initial_state={"items": list(range(MANY))},
+)
+ITEM_BODY = {
+    "type": "sub_workflow",
+    "workflow": in_order(
+        "body",
+        stage("look", pattern("swarm_sequential", "{{item}} of {{about}}", "echo", "metered")),
+        stage("note", proposal(writes("seen", "{{item}}"), calls("calculate", expression="1+1"))),
+        stage(
+            "again",
+            {"type": "loop_until", "max_iterations": 2, "body": pattern("pipeline", "{{item}}", "echo")},
+        ),
+        initial_state={"item": "{{item}}", "about": "{{about}}"},
+    ),
+}
+
 CHAINED = {"items": "x", "given": "y"}

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.testing import WorkflowEnvironment
 
 from runtime.connect import connect
-from runtime.local import local_server
+from runtime.local import find_temporal, local_server
 from runtime.recording import recorded
 from runtime.settings import Settings
 from tests import programs, slice_programs
@@ -27,6 +28,8 @@ from tests.replay import graphs, pattern_scenarios
 from tests.support import AGENTS, World, event_types, served, wait_until
 
 HISTORIES = Path(__file__).with_name("histories")
+LONG_HISTORY = 40
+# Events after which a server suggests to continue as new, where a scenario is about that. By itself it does at 4,096.
 
 WORKFLOWS: tuple[type, ...] = (
     programs.FanOut,
@@ -118,6 +121,10 @@ class Scenario:
     argument: Any
     options: dict[str, Any] = field(default_factory=dict)
     interfere: Interference | None = None
+    is_continued: bool = False
+    """Whether its run is told early that its history is long, and goes on in another one."""
+    first: bool = False
+    """Whether what is kept is the first history of several; else it is the last."""
 
 
 PHASES = [
@@ -155,6 +162,15 @@ SLICE_OF_CHAINS = {
         for number, stage in enumerate(["first_stage", "second_stage"])
     ],
     "items": [{"item": item} for item in ("a", "nothing", "crash", "late crash", "broken")],
+}
+
+SLICE_OF_ITEMS = {
+    "type": "items",
+    "place": "3",
+    "first": 10,
+    "body": graphs.ITEM_BODY,
+    "around": {"graph": "g", "stage": "each", "goal": "be thorough", "state": {"about": "the house"}},
+    "items": [{"index": index, "item": item} for index, item in enumerate(["a", 7, None, {"b": [1]}, "again"])],
 }
 
 SCENARIOS = {
@@ -208,6 +224,8 @@ GRAPHS = {
     "chain": Scenario(
         "Chain", {"graphs": [graphs.ROUTED, graphs.INNER], "initial_state": {"items": "x", "given": "y"}}
     ),
+    "graph-continued": Scenario("StageGraph", graphs.LONG, is_continued=True, first=True),
+    "graph-taken-up": Scenario("StageGraph", graphs.LONG, is_continued=True),
     "seen-store": Scenario("SeenStore", None, interfere=claim_and_leave),
 }
 SLICES = {
@@ -218,9 +236,23 @@ SLICES = {
         {"max_concurrency": 100, "budget_tokens": 5_000},
     ),
     "sliced-cancelled": Scenario("Counted", {"count": 1_001, "agent": "slow"}, interfere=cancel_slices),
+    "sliced-for-each": Scenario(
+        "StageGraph", graphs.MANY_ITEMS, {"max_concurrency": 100, "budget_tokens": graphs.NEARLY_ENOUGH}
+    ),
+    "sliced-for-each-cancelled": Scenario("StageGraph", graphs.MANY_SLOW_ITEMS, interfere=cancel_slices),
     "sliced-pipeline": Scenario("SlicedPipe", {"items": 501}, {"max_concurrency": 100}),
     "slice": Scenario("Slice", {"work": SLICE, "phase": {"name": "many", "index": 3}}, {"budget_tokens": 800}),
     "slice-of-chains": Scenario("Slice", {"work": SLICE_OF_CHAINS}),
+    "slice-of-items": Scenario(
+        "Slice",
+        {
+            "work": SLICE_OF_ITEMS,
+            "phase": {"name": "each", "index": 3, "is_stage": True},
+            "at_once": 2,
+            "next_phase": 4,
+        },
+        {"budget_tokens": 100_000},
+    ),
 }
 PATTERNS = {name: Scenario(*each) for name, each in pattern_scenarios.SCENARIOS.items()}
 SCENARIOS |= GRAPHS | SLICES | PATTERNS
@@ -243,16 +275,39 @@ async def record(names: list[str]) -> None:
         print("Every scenario has its history.")
         return
     HISTORIES.mkdir(exist_ok=True)
+    for is_continued in (False, True):
+        if chosen := [name for name in missing if SCENARIOS[name].is_continued == is_continued]:
+            async with _server(is_continued) as address:
+                await _record(chosen, await connect(Settings(), address=address))
+
+
+@asynccontextmanager
+async def _server(suggests_early: bool) -> AsyncIterator[str]:
+    """The address of a server; one that suggests early to continue as new writes that into the history."""
+    if suggests_early:
+        suggestion = ["--dynamic-config-value", f"limit.historyCount.suggestContinueAsNew={LONG_HISTORY}"]
+        async with await WorkflowEnvironment.start_local(
+            dev_server_existing_path=find_temporal(), dev_server_extra_args=suggestion
+        ) as environment:
+            yield environment.client.service_client.config.target_host
+        return
     with tempfile.TemporaryDirectory() as folder:
         async with local_server(Path(folder) / "server") as server:
-            client = await connect(Settings(), address=server.address)
-            agents = AGENTS.read_text(encoding="utf-8") + pattern_scenarios.AGENTS
-            async with served(client, *WORKFLOWS, agents=agents, blobs=Path(folder) / "blobs") as world:
-                for name in missing:
-                    handle = await play(world, SCENARIOS[name])
-                    history = recorded(await handle.fetch_history())
-                    (HISTORIES / f"{name}.json").write_text(history, encoding="utf-8")
-                    print(f"{name}: {len(history):,} bytes")
+            yield server.address
+
+
+async def _record(names: list[str], client: Client) -> None:
+    agents = AGENTS.read_text(encoding="utf-8") + pattern_scenarios.AGENTS
+    with tempfile.TemporaryDirectory() as blobs:
+        async with served(client, *WORKFLOWS, agents=agents, blobs=Path(blobs)) as world:
+            for name in names:
+                scenario = SCENARIOS[name]
+                handle = await play(world, scenario)
+                if scenario.first:
+                    handle = client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+                history = recorded(await handle.fetch_history())
+                (HISTORIES / f"{name}.json").write_text(history, encoding="utf-8")
+                print(f"{name}: {len(history):,} bytes")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ def ledger(limit: int | None, consumed: int = 0, granted: int = 0) -> Ledger:
     return Ledger(tokens=Account(limit=limit, consumed=consumed, granted=granted))
 
 
-def test_wanted_is_enough_for_the_first_and_as_much_as_was_spent() -> None:
+def test_wanted_is_enough_for_the_first_and_a_part_of_what_was_spent() -> None:
     """The first that waits must be served by the answer; the rest is a share, and what the run has needed so far."""
     waiting = [Request(at_least=700, previous=Grant(tokens=100)), Request(), Request(at_most=50)]
     assert allotment.wanted(ledger(900, consumed=900), waiting) == Bundle(
         fresh=2, sharing=2, first_tokens=FIRST_GRANT_TOKENS + 50, resumed_tokens=1_400, at_least=700
     )
-    assert allotment.wanted(ledger(9_000, consumed=9_000), waiting).resumed_tokens == 9_000
+    assert allotment.wanted(ledger(9_000, consumed=9_000), waiting).resumed_tokens == 2_250
 
 
 def test_wanted_dollars_are_asked_for_too() -> None:

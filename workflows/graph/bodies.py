@@ -239,43 +239,66 @@ def _left(scope: Scope) -> list[StageOutput]:
     return [] if left is None else [left]
 
 
+class _Ended:
+    """What the items of a `for_each` have brought so far."""
+
+    def __init__(self, scope: Scope, items: list[JsonValue]) -> None:
+        self._scope, self._items = scope, items
+        self._outputs: list[StageOutput] = [EmptyOutput()] * len(items)
+        self._answers = [""] * len(items)
+        self._failures: dict[int, str] = {}
+
+    def keep(self, index: int, end: ItemEnd) -> None:
+        """An item has ended."""
+        answer = answer_of(end.output) if end.answer is None else end.answer
+        self._outputs[index], self._answers[index] = end.output, answer
+        if end.failure is not None:
+            self._failures[index] = end.failure
+        if not end.is_cut_off:
+            _keep_item(self._scope, index, {"item": self._items[index], **end.written}, answer)
+
+    def output(self, *, is_carried: bool) -> ForEachOutput:
+        """What the stage brings."""
+        output = ForEachOutput(items=len(self._items), outputs=tuple(self._outputs))
+        return output.with_answers(tuple(self._answers)) if is_carried else output
+
+    def failure(self) -> str | None:
+        """Why the stage failed, if it did."""
+        if not self._failures:
+            return None
+        first = min(self._failures)
+        told = f"{len(self._failures)} of {len(self._items)} items failed"
+        return f"{told}; item {first}: {self._failures[first]}"
+
+
 async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
     """Run the body for each item. Every item runs; the stage fails, in the end, if one of them failed."""
-    run, items = scope.frame.run, _items(scope, step.items_from)
-    outputs: list[StageOutput] = [EmptyOutput()] * len(items)
-    failures: dict[int, str] = {}
-
-    def keep(index: int, end: ItemEnd) -> None:
-        outputs[index] = end.output
-        if end.failure is not None:
-            failures[index] = end.failure
-        if not end.is_cut_off:
-            answer = answer_of(end.output) if end.answer is None else end.answer
-            _keep_item(scope, index, {"item": items[index], **end.written}, answer)
+    run, pace, items = scope.frame.run, scope.frame.pace, _items(scope, step.items_from)
+    ended = _Ended(scope, items)
 
     async def one(index: int) -> None:
         end, is_interrupted = await item_end(scope, step.body, index, items[index])
-        keep(index, end)
+        ended.keep(index, end)
         if is_interrupted:
             raise asyncio.CancelledError
 
     width = min(step.max_concurrent or run.options.window, MAX_CONCURRENCY)
-    await scope.frame.pace.spend(min(width, len(items)) * STAGES_OF_A_TASK)
+    await pace.spend(min(width, len(items)) * STAGES_OF_A_TASK)
+    carried = carried_items(scope, step, items)
     try:
-        if (carried := carried_items(scope, step, items)) is None:
+        if carried is None:
             await sliding_window(range(len(items)), width, one)
         else:
-            place, work = carried
-            supply = ItemSupply(items, work, keep, one)
+            place, supply = carried.place, ItemSupply(items, carried.work, ended.keep, one)
             await FanOut(run, supply, place.id, place.stage, place.expect, run.options.window, width).endings()
+            await pace.pause()  # what follows takes its time
     except asyncio.CancelledError:
-        scope.frame.left = ForEachOutput(items=len(items), outputs=tuple(outputs))
+        scope.frame.left = ended.output(is_carried=carried is not None)
         raise
     scope.state[f"foreach.{scope.stage.id}.count"] = len(items)
-    output = ForEachOutput(items=len(items), outputs=tuple(outputs))
-    if failures:
-        first = min(failures)
-        raise StageFailed(f"{len(failures)} of {len(items)} items failed; item {first}: {failures[first]}", output)
+    output = ended.output(is_carried=carried is not None)
+    if (failure := ended.failure()) is not None:
+        raise StageFailed(failure, output)
     return output
 
 

@@ -7,6 +7,7 @@ by itself what the run does once, the run carries the items.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
@@ -121,11 +122,18 @@ def place_of(work: ItemsWork, index: int) -> ItemPlace:
     return ItemPlace(work.place, f"{work.path}{work.first + index}")
 
 
-def carried_items(scope: Scope, step: ForEachStep, items: Sequence[JsonValue]) -> tuple[Place, ItemsWork] | None:
-    """Where the steps of the items are, and what each child is given beside its items.
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """How children carry the items of a `for_each`."""
 
-    None where the run itself carries them: where they are few, or where only it can.
-    """
+    place: Place
+    """Where their steps are shown."""
+    work: ItemsWork
+    """What each child is given beside its items."""
+
+
+def carried_items(scope: Scope, step: ForEachStep, items: Sequence[JsonValue]) -> Carried | None:
+    """How children carry the items; None where the run itself does: where they are few, or where only it can."""
     if len(items) <= supply.INLINE_STEPS or not workflow.patched(wire.FOR_EACH_SLICES_PATCH):
         return None
     around, why = _surroundings(scope, step)
@@ -134,7 +142,7 @@ def carried_items(scope: Scope, step: ForEachStep, items: Sequence[JsonValue]) -
         if (size := _size(work)) <= MOST_COMMON_BYTES:
             place = scope.frame.run.place()
             path, first = place.items(len(items))
-            return place, work.model_copy(update={"place": place.id, "path": path, "first": first})
+            return Carried(place, work.model_copy(update={"place": place.id, "path": path, "first": first}))
         limit = MOST_COMMON_BYTES / 1e6
         why = f"takes {size / 1e6:.1f} MB with the state that it reads, and a child is given {limit:.1f} MB"
     told = f"stage '{scope.stage.id}' runs its {len(items):,} items in the history of the run: its body {why}."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, SerializeAsAny, SkipValidation
+from pydantic import Field, JsonValue, PrivateAttr, SerializeAsAny, SkipValidation
 
 from workflows.actions import ActionStatus
 from workflows.wire import Stored
@@ -153,6 +153,18 @@ class ForEachOutput(Stored):
     type: Literal["for_each"] = "for_each"
     items: int
     outputs: tuple[StageOutput, ...] = ()
+    _answers: tuple[str, ...] | None = PrivateAttr(default=None)
+
+    @property
+    def answers(self) -> tuple[str, ...] | None:
+        """Of each output, where children carried the items: then there may be any number of them, so that nothing is
+        found twice, and nothing done with all of them in one go."""
+        return self._answers
+
+    def with_answers(self, answers: tuple[str, ...]) -> ForEachOutput:
+        """The same, of items that children carried."""
+        self._answers = answers
+        return self
 
 
 class DeliverOutput(Stored):
