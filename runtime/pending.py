@@ -1,4 +1,5 @@
-"""What the steps in flight of a run tell by their heartbeats, as Temporal's description of the run holds it.
+"""What the steps in flight of a run tell by their heartbeats, and who carries steps of it, as Temporal's description of
+the run holds it.
 
 Law: no worker is asked and nothing is added to the history. A step tells nothing before its first heartbeat, which
 comes after two seconds, unless an attempt of it has failed before.
@@ -18,7 +19,7 @@ from temporalio.exceptions import ApplicationError, FailureError
 
 from runtime.standing import Json
 from workflows.steps import task_label
-from workflows.wire import RUN_AGENT_STEP
+from workflows.wire import RUN_AGENT_STEP, SLICE_WORKFLOW
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class Pending:
             "failure": self.failure,
         }
         return {name: value for name, value in told.items() if value is not None}
+
+
+def slices_in_flight(description: WorkflowExecutionDescription) -> list[str]:
+    """Workflow ids of the children that carry steps of a run."""
+    children = description.raw_description.pending_children
+    return [child.workflow_id for child in children if child.workflow_type_name == SLICE_WORKFLOW]
 
 
 async def pending_steps(client: Client, description: WorkflowExecutionDescription) -> list[Pending]:

@@ -118,7 +118,8 @@ def budget_line(budget: Json) -> str:
 def run_line(info: RunInfo, now: datetime) -> str:
     """A run in one line."""
     took = duration(((info.closed or now) - info.started) / timedelta(milliseconds=1))
-    return f"{info.id}  {info.type}  {info.status}  {info.started.astimezone():%Y-%m-%d %H:%M:%S}  {took}"
+    parent = "" if info.parent is None else f"  child of {info.parent}"
+    return f"{info.id}  {info.type}  {info.status}  {info.started.astimezone():%Y-%m-%d %H:%M:%S}  {took}{parent}"
 
 
 def progress_lines(view: View, now: datetime) -> list[str]:
@@ -128,6 +129,8 @@ def progress_lines(view: View, now: datetime) -> list[str]:
     progress, steps = view.progress, view.steps(now)
     lines = [f"steps: {_counts(progress)}"]
     lines += [f"  {phase_line(phase, view.stage_state(phase))}" for phase in progress["phases"]]
+    carrying = [child for child in progress.get("slices", ()) if child["status"] == "running"]
+    lines += [f"  carried by {child['workflow_id']}: {child['step_count']:,}" for child in carrying]
     running = [step for step in steps if step["status"] in IN_FLIGHT]
     failed = [step for step in steps if _is_failure(step)]
     lines += [f"  {step_line(step)}" for step in [*running, *failed]]

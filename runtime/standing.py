@@ -38,6 +38,8 @@ class RunInfo:
     closed: datetime | None
     events: int
     """Length of its history."""
+    parent: str | None = None
+    """The run whose steps it carries, or that started it otherwise."""
 
     @property
     def is_open(self) -> bool:
@@ -46,8 +48,10 @@ class RunInfo:
 
     def to_json(self) -> Json:
         """The run for programs."""
+        parent = {} if self.parent is None else {"parent": self.parent}
         return {
             "id": self.id,
+            **parent,
             "run_id": self.run_id,
             "type": self.type,
             "status": self.status,
@@ -119,6 +123,7 @@ def run_info(description: WorkflowExecution) -> RunInfo:
         started=description.start_time,
         closed=description.close_time,
         events=description.history_length,
+        parent=description.parent_id,
     )
 
 

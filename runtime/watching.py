@@ -27,7 +27,7 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from runtime.pending import Pending, pending_steps
+from runtime.pending import Pending, pending_steps, slices_in_flight
 from runtime.recall import Questions, RecallFailed, recall
 from runtime.sealed import reading
 from runtime.settings import Settings
@@ -105,9 +105,25 @@ class RunReader:
         return answer
 
     async def approvals(self) -> list[Json]:
-        """The `approvals` query: what waits for a person's answer, oldest first."""
-        answer: list[Json] = await self._ask(APPROVALS_QUERY)
-        return answer
+        """What waits for a person's answer, in the run and in the children that carry steps of it; oldest first."""
+        return [asked for _, asked in await self.questions()]
+
+    async def questions(self) -> list[tuple[RunReader, Json]]:
+        """The same, each with the run that takes the answer."""
+        own: list[Json] = await self._ask(APPROVALS_QUERY)
+        found = [(self, asked) for asked in own]
+        for child in await self.slices():
+            with suppress(NotBegun):
+                found += await child.questions()
+        return sorted(found, key=lambda each: each[1]["asked"])
+
+    async def slices(self) -> list[RunReader]:
+        """The children in flight that carry steps of the run."""
+        if not self.info.is_open:
+            return []
+        names = slices_in_flight(await describe(self.client, self.info.id))
+        children = [await RunReader.open(self.client, name, self._settings, self._workflows) for name in names]
+        return [child for child in children if child.info.is_open]  # one may have ended since
 
     async def events(self, after: int = -1) -> Json:
         """One page of the `events` query."""

@@ -10,6 +10,7 @@ import getpass
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -61,10 +62,10 @@ def approvals(common: Common, run: str | None, task_queue: str | None, workflows
         async with answering(session, readers):
             found = await _waiting_in(readers, is_one=run is not None)
         if common.is_json:
-            print_json([{"run": name, **asked.model_dump(mode="json")} for name, asked in found])
+            print_json([waiting.to_json() for waiting in found])
             return COMPLETED
-        for name, asked in found:
-            click.echo("\n".join(question_lines(name, asked, common.place)))
+        for waiting in found:
+            click.echo("\n".join(question_lines(waiting.run, waiting.asked, common.place)))
         if not found:
             tell("Nothing waits for an answer.")
         return COMPLETED
@@ -87,14 +88,30 @@ async def _open_runs(session: Session) -> list[RunReader]:
     ]
 
 
-async def _waiting_in(readers: Sequence[RunReader], *, is_one: bool) -> list[tuple[str, ApprovalRequest]]:
-    """Run and request of everything that waits, the oldest first. A run that cannot be read is told."""
+@dataclass(frozen=True)
+class Waiting:
+    """A question, and who takes its answer."""
+
+    run: str
+    """The run that a person knows."""
+    asked: ApprovalRequest
+    taker: RunReader
+    """That run, or the child which carries the step that asks."""
+
+    def to_json(self) -> Json:
+        """The question for programs."""
+        carried_by = {} if self.taker.info.id == self.run else {"slice": self.taker.info.id}
+        return {"run": self.run, **carried_by, **self.asked.model_dump(mode="json")}
+
+
+async def _waiting_in(readers: Sequence[RunReader], *, is_one: bool) -> list[Waiting]:
+    """Everything that waits, the oldest first. A run that cannot be read is told."""
     free = asyncio.Semaphore(ASKED_AT_ONCE)
 
-    async def ask(reader: RunReader) -> list[tuple[str, ApprovalRequest]]:
+    async def ask(reader: RunReader) -> list[Waiting]:
         async with free:
             try:
-                return [(reader.info.id, asked) for asked in await _waiting(reader)]
+                return await _waiting(reader)
             except NotBegun:
                 return []
             except NoAnswer as silent:
@@ -105,16 +122,17 @@ async def _waiting_in(readers: Sequence[RunReader], *, is_one: bool) -> list[tup
                 return []
 
     found = await asyncio.gather(*(ask(reader) for reader in readers))
-    return sorted((each for of_run in found for each in of_run), key=lambda each: each[1].asked)
+    return sorted((each for of_run in found for each in of_run), key=lambda each: each.asked.asked)
 
 
-async def _waiting(reader: RunReader) -> list[ApprovalRequest]:
-    """What waits in a run, once it has begun."""
+async def _waiting(reader: RunReader) -> list[Waiting]:
+    """What waits in a run and in the children that carry steps of it, once it has begun."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     while True:
         try:
-            return [ApprovalRequest.model_validate(asked) for asked in await reader.approvals()]
+            found = await reader.questions()
+            return [Waiting(reader.info.id, ApprovalRequest.model_validate(asked), taker) for taker, asked in found]
         except NotBegun:
             if loop.time() - begun > BEGIN_LIMIT.total_seconds():
                 raise
@@ -166,9 +184,10 @@ def approve(
         if not reader.info.is_open:
             raise Fault(await _told_of_ended(reader, approval))
         async with answering(session, [reader]) as is_brought:
-            asked = await _chosen(reader, approval)
+            waiting = await _chosen(reader, approval)
+            asked = waiting.asked
             answer = given_answer(reader.info.id, asked, fields, response, is_denied=deny)
-            taken = await _send(reader, {"id": asked.id, "response": answer, "answered_by": who})
+            taken = await _send(waiting.taker, {"id": asked.id, "response": answer, "answered_by": who})
         if common.is_json:
             print_json({"run": reader.info.id, **taken})
             return COMPLETED
@@ -188,15 +207,15 @@ def _login_name() -> str:
         raise Fault("Your login name is not known. Say who answers with --by NAME.") from error
 
 
-async def _chosen(reader: RunReader, name: str | None) -> ApprovalRequest:
+async def _chosen(reader: RunReader, name: str | None) -> Waiting:
     """The approval of an id, a stage or a step; without a name the only one that waits."""
     waiting = await _waiting(reader)
-    fitting = [asked for asked in waiting if name in (None, asked.id)] or [
-        asked for asked in waiting if name in (asked.stage, asked.step)
+    fitting = [each for each in waiting if name in (None, each.asked.id)] or [
+        each for each in waiting if name in (each.asked.stage, each.asked.step)
     ]
     if len(fitting) == 1:
         return fitting[0]
-    known = ", ".join(repr(asked.id) for asked in waiting)
+    known = ", ".join(repr(each.asked.id) for each in waiting)
     if fitting:
         raise Fault(f"Run {reader.info.id!r} waits for {len(fitting)} approvals: {known}. Name the one you answer.")
     told = None if name is None else await _how_answered(reader, name)
@@ -218,7 +237,8 @@ async def _told_of_ended(reader: RunReader, name: str | None) -> str:
 
 async def _how_answered(reader: RunReader, name: str) -> str | None:
     """By whom an approval was answered, as the events tell; None where they do not."""
-    events = [envelope["event"] for envelope in (await reader.all_events())["events"]]
+    told = [await each.all_events() for each in (reader, *await reader.slices())]
+    events = [envelope["event"] for page in told for envelope in page["events"]]
     ids = {event["id"] for event in events if event["type"] == "approval_asked" and event["stage"] == name} | {name}
     for event in reversed(events):
         if event["type"] == "approval_resolved" and event["id"] in ids:

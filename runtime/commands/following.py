@@ -90,6 +90,8 @@ class Follower:
     needs_events: bool = True
     """Without it a run that cannot tell events is waited for all the same, and nothing is said of it."""
     _has_asked: bool = False
+    _carried: int = 0
+    """Children in flight that carry steps."""
     _told: set[str] = field(default_factory=set)
 
     async def follow(self, interrupted: asyncio.Event) -> Ending | None:
@@ -151,14 +153,19 @@ class Follower:
             self.on_event(envelope)
             if self.murmur is not None:
                 self.murmur.note(envelope)
-            self._has_asked |= envelope["event"]["type"] in APPROVAL_EVENTS
-        if self._has_asked and self.on_waiting is not None:
+            self._note(envelope["event"]["type"])
+        if (self._has_asked or self._carried > 0) and self.on_waiting is not None:
             self.on_waiting(await self.reader.approvals() if self.reader.info.is_open else [])
             self._has_asked = False
         if self.view is not None:
             self.view.progress = await self.reader.progress()
             self.view.budget = await self.reader.budget()
         await self._hear()
+
+    def _note(self, kind: str) -> None:
+        """What tells whether somebody may be asking; what is asked in children is told there alone."""
+        self._has_asked |= kind in (*APPROVAL_EVENTS, "slice_finished")
+        self._carried += {"slice_started": 1, "slice_finished": -1}.get(kind, 0)
 
     async def _hear(self) -> None:
         """What the steps in flight are doing."""

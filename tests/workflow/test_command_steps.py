@@ -30,6 +30,10 @@ tokens = 100
 [agents.flaky]
 executor = "function"
 function = "tests.agents:refused_once"
+[agents.slow]
+executor = "echo"
+turns = 200
+delay_seconds = 0.3
 [agents.asking]
 executor = "function"
 function = "tests.agents:asking"
@@ -190,3 +194,24 @@ def test_tool_call_is_not_decided_by_what_cannot_be_read(remote: Perdure, place:
     )
     assert remote("approve", "mistaken", "--field", "decision=approve").code == 0
     assert _answered(remote, "mistaken") == {"decision": "approve"}
+
+
+def test_question_in_a_child_is_answered_under_its_run(remote: Perdure, place: Place) -> None:
+    """A person knows the run; which child carries the step that asks need not concern them."""
+    needs = {"approvals": [{"call_id": "7", "tool": "send", "arguments": {"to": "all"}}]}
+    others = ({"task_id": f"s{number}", "agent": "slow"} for number in range(1_000))
+    _start(remote, place, "large", {"task_id": "main", "agent": "asking", "metadata": needs}, *others)
+    [asked] = _until(lambda: remote("approvals", "large", "--json").value)
+    assert (asked["run"], asked["id"], asked["slice"][:10]) == ("large", "0.0:main.send-1", "large/0.0-")
+    [everywhere] = [each for each in remote("approvals", "--json").value if each["run"] == "large"]
+    assert everywhere == asked
+    shown = remote("show", "large").out.splitlines()
+    assert f"  carried by {asked['slice']}: 126" in shown
+    assert shown[-1] == "  perdure approve large 0.0:main.send-1 --deny --message 'why not'"
+    assert remote("show", asked["slice"]).out.splitlines()[0].endswith("  child of large")
+    told = "Approval '0.0:main.send-1' of run 'large' was answered by 'ann': {\"decision\": \"deny\"}\n"
+    assert remote("approve", "large", "0.0:main", "--deny", "--by", "ann").out == told
+    _until(lambda: "approval_resolved" in remote("events", asked["slice"], "--json").out)
+    again = "Approval '0.0:main.send-1' of run 'large' was answered already by 'ann'. The first answer counts.\n"
+    assert remote("approve", "large", "0.0:main.send-1", "--deny") == Ran(2, "", again)
+    assert remote("cancel", "large").code == 0
