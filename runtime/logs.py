@@ -45,6 +45,12 @@ LONGEST_TEXT = 8_000
 CHATTY_LOGGERS = ("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "mcp", "openai")
 # They report every request at level info; that is of use only when debugging.
 
+STEP_MODULE = "activities.agents"
+"""What raises from here as an ApplicationError has been told in full: the step is tried again."""
+
+SDK_PACKAGES = ("temporalio", "asyncio", "concurrent", "threading")
+"""The packages of a traceback in which there is nothing to mend."""
+
 TEMPORAL_EXTRAS = ("temporal_workflow", "temporal_activity")
 # Under these names the SDK's loggers hand over what the line is about, and append the same to the text.
 
@@ -141,19 +147,23 @@ def _explain_failure(_logger: WrappedLogger, _method: str, event: EventDict) -> 
         event["error"] = str(error)  # which names the type
     elif isinstance(error, ValidationError):
         event["error"] = without_values(error)
-    elif _is_of_the_sdk(error):
-        event["error"] = f"{type(error).__name__}: {error}"
+    elif _says_all(error):
+        event["error"] = str(error)
     else:
         event["exception"] = _traceback(error)
     return event
 
 
-def _is_of_the_sdk(error: BaseException) -> bool:
-    """Whether Temporal's SDK raised it: then its traceback tells of the SDK alone."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+def _says_all(error: BaseException) -> bool:
+    """Whether an error is a sentence: an attempt that is made again, or one that the SDK raised by itself."""
+    trace, modules = error.__traceback__, []
+    while trace is not None:
+        modules.append(str(trace.tb_frame.f_globals.get("__name__")))
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("temporalio.")
+    exceptions = sys.modules.get("temporalio.exceptions")
+    if exceptions is not None and isinstance(error, exceptions.ApplicationError) and modules[-1:] == [STEP_MODULE]:
+        return True
+    return bool(modules) and all(name.partition(".")[0] in SDK_PACKAGES for name in modules)
 
 
 def _error_of(exc_info: Any) -> BaseException | None:

@@ -6,14 +6,20 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import structlog
 from pydantic import BaseModel, TypeAdapter
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
+from activities.agents import AgentActivities
+from activities.registry import EchoAgent, Registry
 from runtime import logs
 from workflows.errors import SettingsRejected
+from workflows.steps import AgentStepSpec, StepCall
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -106,6 +112,21 @@ def test_logs_tell_a_users_mistake_in_one_sentence(lines: Lines) -> None:
             "error": told,
         }
     ]
+
+
+async def test_logs_tell_an_attempt_that_is_made_again_in_a_sentence(lines: Lines) -> None:
+    """A step that is tried again has said why; a traceback would tell of perdure alone."""
+    registry = Registry([EchoAgent(name="a", fail_attempts=1)])
+    call = StepCall(spec=AgentStepSpec(task_id="t", agent="a", prompt="x"), key="k")
+    with ThreadPoolExecutor(1) as threads:
+        step = AgentActivities(registry, None, threads=threads)
+        try:
+            await ActivityEnvironment().run(step.run_agent_step, call)
+        except ApplicationError:
+            logging.getLogger("temporalio.activity").exception("Completing activity as failed")
+    [told] = lines()
+    assert told["error"] == "RetryableStepError: scripted failure (attempt 1 of 1 that fail)"
+    assert "exception" not in told
 
 
 def test_logs_keep_values_out_of_validation_errors(lines: Lines) -> None:
