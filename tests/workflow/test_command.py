@@ -54,6 +54,11 @@ executor = "echo"
 turns = 10
 delay_seconds = 0.3
 tokens = 100
+[agents.patient]
+executor = "echo"
+turns = 10
+delay_seconds = 0.8
+tokens = 100
 [agents.endless]
 executor = "echo"
 turns = 200
@@ -73,7 +78,7 @@ from workflows import AgentStepSpec, AgentWorkflow
 class Greet(AgentWorkflow):
     @workflow.run
     async def run(self, name: str) -> str:
-        agent = "slow" if name == "snail" else "echo"
+        agent = "patient" if name == "snail" else "echo"
         outcome = await self.agent(AgentStepSpec(task_id="greet", agent=agent, prompt=f"hello {name}"))
         return outcome.output
 """
@@ -350,7 +355,7 @@ def _wait_for(process: subprocess.Popen[str], part: str) -> None:
 
 def test_interrupted_run_goes_on_at_the_next_local(place: Place, perdure: Perdure) -> None:
     """Ctrl-C leaves the run unfinished and says how it goes on; the next --local ends it, paying nothing twice."""
-    process = _process(place, "run", _plan(place, ("a", "slow"), ("b", "echo")), "--local", "--id", "long")
+    process = _process(place, "run", _plan(place, ("a", "patient"), ("b", "echo")), "--local", "--id", "long")
     _wait_for(process, "step 0.0:b ok")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=WAIT_SECONDS)
@@ -369,7 +374,7 @@ def test_interrupted_run_goes_on_at_the_next_local(place: Place, perdure: Perdur
 def test_run_of_ones_own_goes_on_where_its_module_is_named(place: Place, perdure: Perdure) -> None:
     """An unfinished run of one's own says what the next --local must name; without that nothing is tried, or lost."""
     process = _process(place, "run", "greeting:Greet", '"snail"', "--local", "--id", "mine")
-    _wait_for(process, "step c0.0:greet (slow)")
+    _wait_for(process, "step c0.0:greet (patient)")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=WAIT_SECONDS)
     assert err.splitlines()[-1] == (
