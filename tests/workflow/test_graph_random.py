@@ -23,7 +23,7 @@ from temporalio.exceptions import ApplicationError
 
 from tests.graph_reference import Visit, walk
 from tests.support import World, failure_of, served
-from workflows import wire
+from workflows import supply, wire
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "20"))
 SEED = os.environ.get("SEED")
@@ -240,10 +240,15 @@ def nested_in(output: Json) -> Iterator[Json]:
         yield from nested_in(inner)
 
 
-@pytest.fixture(scope="module")
-async def world(client: Client) -> AsyncIterator[World]:
-    async with served(client, agents=AGENTS) as world:
-        yield world
+@pytest.fixture(scope="module", params=[None, (0, 2)], ids=["in the run", "in children"])
+async def world(client: Client, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Once as it is, and once with children that carry two steps or items each, from the first on."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param is not None:
+            patch.setattr(supply, "INLINE_STEPS", request.param[0])
+            patch.setattr(supply, "SLICE_STEPS", request.param[1])
+        async with served(client, agents=AGENTS) as world:
+            yield world
 
 
 def seeded(test: Callable[..., Any]) -> Callable[..., Any]:
