@@ -5,7 +5,7 @@ A result over 2 MB would keep the run's last workflow task retrying for ever.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -23,11 +23,14 @@ KEPT_OUTPUT_BYTES = 10_000
 # A text up to this stays whole; a larger one is replaced by its size and hash.
 KEPT_DEPTH = 190
 # Lists and objects in each other: readers of JSON give up at 200, and a failure's details and a chain put a few around.
+DEPTH_OF_OUTPUTS = KEPT_DEPTH - 2
+# They are in a list, in the output of a stage.
 PART_BYTES = 200_000
 STAGE_BYTES = 1_000
 OUTPUTS_AT_ONCE = 1_000
+KEYS_AT_ONCE = 20_000
 # Measuring so much, in many small values, takes about a tenth of a second; a stage takes as long as so many bytes,
-# however small it is. Writing so many outputs takes no longer.
+# however small it is. Writing so many outputs takes no longer, and looking through so many keys of a state.
 
 
 def lightened(value: T) -> T:
@@ -57,9 +60,10 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
     """
     stages, state, sizes, parts = list[Any](), _flat_enough(result.final_state), list[int](), _Parts()
     for stage in result.stages:
-        stages.append(_flat_enough((yield from _plain(stage))))
-        sizes.append(wire.size(stages[-1]) + 1)
-        if parts.ends_with(sizes[-1]):
+        told, size = yield from _plain(stage)
+        stages.append(told)
+        sizes.append(size)
+        if parts.ends_with(size):
             yield
     around = wire.plain(result.model_copy(update={"stages": (), "final_state": state}))
     taken = wire.size(around) + sum(sizes)
@@ -69,12 +73,11 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
     over = taken - limit
     if over <= 0:
         return {**around, "stages": stages}
-    lighter_state = without_large_texts(state)
+    lighter_state = yield from _lighter_state(state, any(_is_carried(stage) for stage in result.stages))
     over += wire.size(lighter_state) - wire.size(state)
     for place, size in enumerate(sizes):
         if size > KEPT_OUTPUT_BYTES:
-            stages[place] = yield from _lighter(result.stages[place], stages[place])
-            sizes[place] = wire.size(stages[place]) + 1
+            stages[place], sizes[place] = yield from _lighter(result.stages[place], stages[place])
             over += sizes[place] - size
         if parts.ends_with(size if size > KEPT_OUTPUT_BYTES else 0):
             yield
@@ -98,36 +101,58 @@ def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[No
     return lighter
 
 
-def _plain(stage: StageResult) -> Generator[None, None, dict[str, Any]]:
-    """A stage as plain JSON; one whose items children carried may hold any number of outputs."""
-    output = stage.output
-    if not isinstance(output, ForEachOutput) or output.answers is None:
-        told: dict[str, Any] = wire.plain(stage)
-        return told
-    outputs: list[Any] = []
-    for first in range(0, len(output.outputs), OUTPUTS_AT_ONCE):
-        outputs += wire.plain(output.outputs[first : first + OUTPUTS_AT_ONCE])
-        yield
-    around: dict[str, Any] = wire.plain(stage.model_copy(update={"output": output.model_copy(update={"outputs": ()})}))
-    return {**around, "output": {**around["output"], "outputs": outputs}}
+def _is_carried(stage: StageResult) -> bool:
+    """Whether children carried the items of a stage: then it may have any number of outputs."""
+    return isinstance(stage.output, ForEachOutput) and stage.output.answers is not None
 
 
-def _lighter(stage: StageResult, told: dict[str, Any]) -> Generator[None, None, dict[str, Any]]:
+def _plain(stage: StageResult) -> Generator[None, None, tuple[dict[str, Any], int]]:
+    """A stage as plain JSON that is not too deep, and the bytes that it takes."""
+    if not isinstance(stage.output, ForEachOutput) or not _is_carried(stage):
+        told: dict[str, Any] = _flat_enough(wire.plain(stage))
+        return told, wire.size(told) + 1
+    around = wire.plain(stage.model_copy(update={"output": stage.output.model_copy(update={"outputs": ()})}))
+    outputs = stage.output.outputs
+    return (yield from _with_outputs(around, outputs, lambda part: _flat_enough(wire.plain(part), DEPTH_OF_OUTPUTS)))
+
+
+def _lighter(stage: StageResult, told: dict[str, Any]) -> Generator[None, None, tuple[dict[str, Any], int]]:
     """What `_plain` told, without large texts."""
-    if not isinstance(stage.output, ForEachOutput) or stage.output.answers is None:
+    if not _is_carried(stage):
         lighter: dict[str, Any] = without_large_texts(told)
-        return lighter
-    outputs: list[Any] = []
-    for first in range(0, len(told["output"]["outputs"]), OUTPUTS_AT_ONCE):
-        outputs += without_large_texts(told["output"]["outputs"][first : first + OUTPUTS_AT_ONCE])
-        yield
+        return lighter, wire.size(lighter) + 1
     around = without_large_texts({**told, "output": {**told["output"], "outputs": []}})
-    return {**around, "output": {**around["output"], "outputs": outputs}}
+    return (yield from _with_outputs(around, told["output"]["outputs"], without_large_texts))
 
 
-def _flat_enough(value: Any) -> Any:
+def _with_outputs(
+    around: dict[str, Any], outputs: Sequence[Any], written: Callable[[Sequence[Any]], Any]
+) -> Generator[None, None, tuple[dict[str, Any], int]]:
+    """A stage with its outputs as they are written, some at a time, and the bytes that it takes."""
+    told, size = list[Any](), wire.size(around) + 1
+    for first in range(0, len(outputs), OUTPUTS_AT_ONCE):
+        part = written(outputs[first : first + OUTPUTS_AT_ONCE])
+        told += part
+        size += wire.size(part)
+        yield
+    return {**around, "output": {**around["output"], "outputs": told}}, size
+
+
+def _lighter_state(state: dict[str, Any], is_large: bool) -> Generator[None, None, dict[str, Any]]:
+    """A state without large texts. One with the results of items that children carried is gone through in parts."""
+    if not is_large:
+        plain: dict[str, Any] = without_large_texts(state)
+        return plain
+    lighter, items = dict[str, Any](), list(state.items())
+    for first in range(0, len(items), KEYS_AT_ONCE):
+        lighter |= without_large_texts(dict(items[first : first + KEYS_AT_ONCE]))
+        yield
+    return lighter
+
+
+def _flat_enough(value: Any, depth: int = KEPT_DEPTH) -> Any:
     """A part of a result as it is, or without what is nested too deep in it."""
-    return _flattened(value, KEPT_DEPTH) if is_deeper(value, KEPT_DEPTH) else value
+    return _flattened(value, depth) if is_deeper(value, depth) else value
 
 
 def _flattened(value: Any, levels: int) -> Any:
