@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 from activities.context import StepContext
 from activities.deputy import Deputy
 from activities.entries import AgentEntry, CommandAgent, EchoAgent, FunctionAgent, ModelAgent
-from activities.pacing import Muster, Paces
+from activities.pacing import Muster, Paces, Turns
 from activities.registry import Registry
 from activities.tracing import Tracing
 from workflows.errors import RetryableStepError
@@ -54,6 +54,7 @@ class Resources:
     """Whose tools, policies and default model the model agents use."""
     paces: Paces = field(default_factory=Paces)
     muster: Muster = field(default_factory=Muster)
+    turns: Turns = field(default_factory=Turns)
     tracing: Tracing | None = None
     """How their model calls and tools are traced; None: they are not."""
     models: dict[Any, Model] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from activities import pacing
-from activities.pacing import LONGEST_HOLD, Muster, Paces
+from activities.pacing import LONGEST_HOLD, TURNS_BETWEEN, Muster, Paces, Turns
 from activities.registry import Registry
 from workflows.errors import AgentsRejected
 
@@ -104,3 +105,26 @@ async def test_conversation_begins_though_others_come_all_the_time(monkeypatch: 
         while not first.done():
             group.create_task(muster.gather())
             await asyncio.sleep(0.001)
+
+
+async def test_requests_are_prepared_one_by_one_with_turns_between() -> None:
+    """In the order of asking, and between two the event loop does what else there is."""
+    turns, done = Turns(), asyncio.Event()
+    seen: list[str] = []
+
+    async def request(name: str) -> None:
+        await turns.take()
+        seen.append(name)
+
+    async def else_there_is() -> None:
+        while not done.is_set():
+            seen.append(".")
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(else_there_is())
+    await asyncio.gather(*(request(name) for name in "abc"))
+    done.set()
+    await beside
+    [_, before_b, before_c, _] = re.split("[abc]", "".join(seen))
+    assert min(len(before_b), len(before_c)) >= TURNS_BETWEEN
+    assert [name for name in seen if name != "."] == ["a", "b", "c"]

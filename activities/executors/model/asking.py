@@ -166,11 +166,12 @@ class Asking:
         raise faults.of_all(self.entry.name, failures)
 
     async def _turn(self, source: ModelSource) -> None:
-        """Wait until the rates of the agent and of the model let a request out."""
+        """Wait until the rates of the agent and of the model let a request out, and no other is being prepared."""
         paces, touch = self.resources.paces, self.alive.touch
         if self.entry.requests_per_second is not None:
             await paces.turn(f"agent {self.entry.name}", self.entry.requests_per_second, touch)
         await paces.turn(_service(source), self.resources.registry.rates.get(source.model), touch)
+        await self.resources.turns.take()
 
     async def _request(self, source: ModelSource, model: Model, prompt: Prompt, cap: Cap) -> ModelResponse:
         self.alive.touch()  # what took time was to load it
