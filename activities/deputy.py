@@ -96,7 +96,7 @@ class Deputy:
         while self._is_needed():
             await asyncio.sleep(LOOK_SECONDS)
             still_seconds = self._ask()
-            if still_seconds >= STILL_SECONDS:
+            if still_seconds >= STILL_SECONDS and self._beats:  # without a step it only lingers
                 self._stand_in(still_seconds)
 
     def _is_needed(self) -> bool:
