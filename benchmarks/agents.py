@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import statistics
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,8 +30,8 @@ from activities.registry import ModelAgent, Registry
 from activities.tools.registry import Tool, Toolbox
 from benchmarks.by_hand import LoopByHand
 from benchmarks.by_verbs import FanOut
-from benchmarks.measure import ACTIVITY_EVENTS
-from benchmarks.results import NO_TARGET, Result
+from benchmarks.measure import ACTIVITY_EVENTS, largest_memory_mib
+from benchmarks.results import NO_SIDE, NO_TARGET, Result
 from runtime.settings import Settings
 from tests.provider import Call, provider_process
 from worker import build_worker
@@ -45,7 +43,6 @@ LOOK_SECONDS = 0.25
 HISTORY_BYTES, STEP_HISTORY_BYTES = 100_000, 2_000
 # Of one run with one agent, however long it talks; and of each step where there are many: its call, its outcome, and
 # its part of the workflow tasks.
-NONE = "–"
 
 SCRIPT = """
 import json
@@ -132,6 +129,7 @@ class Spent(Recorded):
     all_details: int
     """Bytes of those of all activities that were pending at once."""
     pieces: int
+    """Of transcripts, in the blob store."""
     piece_bytes: int
 
     @property
@@ -306,7 +304,7 @@ def _of_long(case: Case, spent: Spent) -> list[Result]:
         _exactly(case, "pieces kept", case.pieces, spent.pieces),
         _told(case, "bytes kept a step", f"{spent.piece_bytes / case.agents:,.0f}"),
         _told(case, "wall seconds", f"{spent.wall_seconds:.1f}"),
-        _told(case, "largest memory of the process, MB", f"{_megabytes():,.0f}"),
+        _told(case, "largest memory of the process, MiB", f"{largest_memory_mib():,.0f}"),
     ]
 
 
@@ -328,7 +326,7 @@ def _of_limited(spent: Spent, errors: Sequence[int], calls: Sequence[Call]) -> l
 
 
 def _exactly(case: Case, what: str, expected: float, found: float) -> Result:
-    return Result(case.name, what, f"exactly {_number(expected)}", _number(found), NONE, NONE, found == expected)
+    return Result(case.name, what, f"exactly {_number(expected)}", _number(found), NO_SIDE, NO_SIDE, found == expected)
 
 
 def _number(value: float) -> str:
@@ -336,14 +334,8 @@ def _number(value: float) -> str:
 
 
 def _below(case: Case, what: str, most: int, found: int) -> Result:
-    return Result(case.name, what, f"<= {most:,}", f"{found:,}", NONE, NONE, found <= most)
+    return Result(case.name, what, f"<= {most:,}", f"{found:,}", NO_SIDE, NO_SIDE, found <= most)
 
 
 def _told(case: Case, what: str, value: str) -> Result:
-    return Result(case.name, what, NO_TARGET, value, NONE, NONE, is_met=True)
-
-
-def _megabytes() -> float:
-    """The most memory that this process had so far."""
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS tells bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return Result(case.name, what, NO_TARGET, value, NO_SIDE, NO_SIDE, is_met=True)

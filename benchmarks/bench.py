@@ -20,7 +20,6 @@ import temporalio
 from rich.console import Console
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
-from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from activities.registry import EchoAgent, Registry
 from benchmarks import agents, long, processes, small, wide
@@ -28,7 +27,7 @@ from benchmarks.by_hand import FanOutByHand, SequenceByHand
 from benchmarks.by_verbs import FanOut
 from benchmarks.by_verbs import Sequence as Row
 from benchmarks.graphs import LARGE, STAGES, longest_activation_of, reading_seconds
-from benchmarks.measure import TASK_QUEUE, WORKFLOWS, Case, compare, longest_activation, run
+from benchmarks.measure import TASK_QUEUE, WORKFLOWS, Case, compare, longest_activation, quiet_runtime, run
 from benchmarks.results import NO_SIDE, NO_TARGET, Result, markdown, table
 from benchmarks.rows import compared, longest, shares, told
 from benchmarks.stopwatch import StepWatch, TimedRunner
@@ -92,7 +91,7 @@ async def _measured(pairs: int, is_all: bool, console: Console) -> tuple[str, li
     registry = Registry([EchoAgent(name="echo")])
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
         async with local_server(Path(folder)) as server:
-            client = await connect(settings, address=server.address, runtime=_quiet())
+            client = await connect(settings, address=server.address, runtime=quiet_runtime())
             machine = await _machine(client)
             async with build_worker(
                 client,
@@ -148,11 +147,6 @@ async def _graphs(client: Client, pairs: int, tell: Tell) -> list[Result]:
         target, is_met = (NO_TARGET, True) if most is None else (f"< {most:g}", seconds < most)
         results.append(Result(case, what, target, f"{seconds:.2f}", f"{seconds:.2f}", NO_SIDE, is_met))
     return results
-
-
-def _quiet() -> Runtime:
-    """An SDK core that tells errors only: what it would warn of is in the figures."""
-    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
 
 
 async def _machine(client: Client) -> str:

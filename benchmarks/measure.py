@@ -5,7 +5,9 @@ Law: both sides of a ratio come from the same server, worker and minute; pairs a
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 import uuid
 from collections import Counter
@@ -15,6 +17,7 @@ from typing import Any
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Replayer
 
 from benchmarks.by_hand import FanOutByHand, SequenceByHand
@@ -109,6 +112,9 @@ class Ratio:
         ratios = [one / other for one, other in zip(verbs, hand, strict=True)]
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.least:.3f} to {self.most:.3f})"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -191,3 +197,14 @@ async def longest_activation(client: Client, case: Case, side: type, runs: int) 
 
 def _wall(activation: Activation) -> float:
     return activation.wall_seconds
+
+
+def quiet_runtime() -> Runtime:
+    """An SDK core that tells errors only: what it would warn of is in the figures."""
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
+
+
+def largest_memory_mib() -> float:
+    """The most memory that this process had so far."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS tells bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -83,7 +83,7 @@ Written by `python -m benchmarks.bench --write`; `make bench` measures anew and 
   code is perdure's as far as it takes longer than by hand; of the activity, which is the same and whose agent takes no
   time, all of it is.
 - A worker starts from nothing, as a process: the time is that from its command to the end of a run of one step, which
-  waited for it. By hand it is a process of 30 lines (`benchmarks/hand_worker.py`).
+  waited for it. By hand it is `benchmarks/hand_worker.py`.
 - Of two workers, each full, one is killed with SIGKILL: the time is that until a step that was in flight there runs on
   the other. Heartbeats of six seconds tell that it is gone.
 - The loop of 5,000 stages and the call of 100,000 steps are measured with `--all`, by verbs alone.

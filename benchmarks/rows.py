@@ -65,9 +65,8 @@ def _sides(
 ) -> Result:
     ratio = Ratio.of(*sides)
     verbs, hand = (format(statistics.median(side), form) for side in sides)
-    value = f"{ratio.median:.3f} ({ratio.least:.3f} to {ratio.most:.3f})"
     target, is_met = (NO_TARGET, True) if most is None else (f"<= {most:g}", ratio.median <= most)
-    return Result(comparison.case.name, what, target, value, verbs, hand, is_met)
+    return Result(comparison.case.name, what, target, str(ratio), verbs, hand, is_met)
 
 
 def longest(case: str, verbs: Activation, by_hand: str) -> Result:

@@ -32,9 +32,8 @@ async def measure(client: Client, pairs: int, tell: Callable[[str], None]) -> li
         tell(f"runs a second, pair {number + 1} of {pairs}: {verbs:.1f} by verbs, {hand:.1f} by hand")
     ratio, least = Ratio.of(rates[Row], rates[SequenceByHand]), 1 / WALL
     verbs, hand = (statistics.median(rates[side]) for side in (Row, SequenceByHand))
-    value = f"{ratio.median:.3f} ({ratio.least:.3f} to {ratio.most:.3f})"
     case, is_met = f"{RUNS} runs of {STEPS} steps, {AT_ONCE} at once", ratio.median >= least
-    return [Result(case, "runs a second", f">= {least:.2f}", value, f"{verbs:.1f}", f"{hand:.1f}", is_met)]
+    return [Result(case, "runs a second", f">= {least:.2f}", str(ratio), f"{verbs:.1f}", f"{hand:.1f}", is_met)]
 
 
 async def _rate(client: Client, side: type) -> float:

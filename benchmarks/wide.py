@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -22,13 +21,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 from temporalio.client import Client
-from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from activities.registry import EchoAgent, Registry
 from benchmarks.by_hand import SliceByHand, WideByHand
 from benchmarks.by_verbs import Wide
-from benchmarks.measure import TASK_QUEUE, Ratio
+from benchmarks.measure import TASK_QUEUE, Ratio, largest_memory_mib, quiet_runtime
 from benchmarks.results import NO_SIDE, NO_TARGET, Result, table
+from benchmarks.rows import LONGEST_ACTIVATION_SECONDS
 from benchmarks.stopwatch import ACTIVATIONS, Activation, TimedRunner
 from runtime.connect import connect
 from runtime.local import local_server
@@ -41,7 +40,6 @@ LEAST_RATIO = 0.9
 # Steps a second, of those that child workflows by hand make.
 MOST_EVENTS, MOST_BYTES = 0.04, 200
 # Of the root history, for each step: 400 events and 2 MB for 10,000.
-LONGEST_ACTIVATION_SECONDS = 0.5
 MOST_MEMORY_MIB = 1_536
 
 
@@ -91,17 +89,12 @@ async def _measured(steps: int, pairs: int) -> list[Result]:
     workflows: list[type] = [Wide, WideByHand, SliceByHand]
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
         async with local_server(Path(folder)) as server:
-            client = await connect(settings, address=server.address, runtime=_quiet())
+            client = await connect(settings, address=server.address, runtime=quiet_runtime())
             registry = Registry([EchoAgent(name="echo")])
             async with build_worker(
                 client, settings, registry=registry, workflows=workflows, workflow_runner=TimedRunner()
             ):
                 return _results(steps, *await _runs(client, steps, pairs))
-
-
-def _quiet() -> Runtime:
-    """An SDK core that tells errors only: what it would warn of is in the figures."""
-    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
 
 
 async def _runs(client: Client, steps: int, pairs: int) -> tuple[list[Run], list[Run]]:
@@ -139,7 +132,7 @@ def _results(steps: int, verbs: list[Run], hand: list[Run]) -> list[Result]:
     def row(what: str, target: str, value: str, is_met: bool, by_hand: str = NO_SIDE) -> Result:
         return Result(case, what, target, value, value, by_hand, is_met)
 
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    memory = round(largest_memory_mib())
     rows = [
         row(
             "root events",
@@ -160,9 +153,10 @@ def _results(steps: int, verbs: list[Run], hand: list[Run]) -> list[Result]:
     ]
     if other is not None:
         ratio = Ratio.of([run.steps_per_second for run in verbs], [run.steps_per_second for run in hand])
-        value = f"{ratio.median:.3f} ({ratio.least:.3f} to {ratio.most:.3f})"
         sides = f"{one.steps_per_second:.0f}", f"{other.steps_per_second:.0f}"
-        rows.append(Result(case, "steps a second", f">= {LEAST_RATIO}", value, *sides, ratio.median >= LEAST_RATIO))
+        rows.append(
+            Result(case, "steps a second", f">= {LEAST_RATIO}", str(ratio), *sides, ratio.median >= LEAST_RATIO)
+        )
         rows.append(row("CPU seconds", NO_TARGET, f"{one.cpu_seconds:.1f}", True, f"{other.cpu_seconds:.1f}"))
     return rows
 
