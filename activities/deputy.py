@@ -32,8 +32,8 @@ HUNG_SECONDS = 60.0
 # What an agent may take that computes where it should not. A step that waits for ever must not seem alive for ever.
 LINGER_SECONDS = 5.0
 # Without a step the thread ends, but not between one step and the next.
-PLACES = 3
-# Frames of the loop's thread that are told: what holds it, and who called that.
+TOLD_FRAMES = 3
+# Of the loop's thread: what holds it, and who called that.
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("perdure.heartbeat")
 
@@ -50,6 +50,9 @@ class Deputy:
     """Looks after the event loop of whoever joins, from a thread that lives while there is a step to beat for."""
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop
+        self._thread_id: int
+        """Both of whoever joined last; without one there is no thread that would look."""
         self._changing = threading.Lock()
         self._beats: set[Callable[[], None]] = set()
         self._async_agents: Counter[str] = Counter()
@@ -179,7 +182,7 @@ def _place_of(thread_id: int) -> str:
     """Where a thread is: its innermost frames, the innermost first."""
     frame = sys._current_frames().get(thread_id)
     places: list[str] = []
-    while frame is not None and len(places) < PLACES:
+    while frame is not None and len(places) < TOLD_FRAMES:
         places.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back
     return " < ".join(places)

@@ -103,7 +103,7 @@ class Surroundings(Stored):
     has_templates: bool = True
     """Whether references are replaced in the stage."""
     layer: tuple[str, ...] = ()
-    """Names that are replaced also where they are not: those of a `for_each` around this one."""
+    """Names that are replaced also where templates are off: those of a `for_each` around this one."""
     state: Values = Field(default_factory=dict)
     """What the body may read of the state."""
     referred: Values | None = None

@@ -157,8 +157,10 @@ class ForEachOutput(Stored):
 
     @property
     def answers(self) -> tuple[str, ...] | None:
-        """Of each output, where children carried the items: then there may be any number of them, so that nothing is
-        found twice, and nothing done with all of them in one go."""
+        """The answer of each output, where children carried the items; None where the run itself did.
+
+        Of such items there may be any number: no answer is looked for twice, and outputs are written a part at a time.
+        """
         return self._answers
 
     def with_answers(self, answers: tuple[str, ...]) -> ForEachOutput:

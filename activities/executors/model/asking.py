@@ -37,7 +37,6 @@ LARGEST_FIRST_CAP = 16_384
 # A grant may leave more than a model can answer, and some services refuse a max_tokens beyond that. The large models of
 # today take this much; an answer that it cuts is asked for again with twice as much.
 
-
 COUNTED = "A model has answered."
 """In the log, at level debug, with what its prompt was taken for and what was counted: a limit holds as well as the
 estimate does."""

@@ -30,8 +30,10 @@ def lighten(model: Model) -> None:
 
 
 def is_light(model: Model) -> bool:
-    """Whether a model's retries are off. A setting that says so again would make a copy of its client, for each
-    request, that is not lightened."""
+    """Whether a model's retries are off already.
+
+    A setting that says so again would make a copy of its client for each request, and the copy is not lightened.
+    """
     client = getattr(model, "client", None)
     return isinstance(client, AsyncOpenAI) and client.max_retries == 0
 

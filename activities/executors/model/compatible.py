@@ -26,6 +26,7 @@ CATEGORIES: dict[int, type[ModelRateLimitError | ModelUnavailableError]] = {
     503: ModelUnavailableError,
     529: ModelUnavailableError,
 }
+"""The statuses by which a service asks to wait; pydantic-ai sorts only those that it gets as a status itself."""
 
 
 class CompatibleChatModel(OpenAIChatModel):
