@@ -128,7 +128,8 @@ class Deputy:
         asked_at, self._asked_at = self._asked_at, None
         found, self._standstill = self._standstill, None
         self._is_hung = False
-        if found is None or asked_at is None:
+        still_seconds = 0.0 if asked_at is None else time.monotonic() - asked_at
+        if found is None or still_seconds < STILL_SECONDS:  # it turned just when the thread went to look where it was
             return
         cure = (
             "Write agents that compute or block as `def`: they run in threads."
@@ -137,17 +138,16 @@ class Deputy:
         )
         _log.warning(
             f"The event loop stood still. {cure}",
-            seconds=round(time.monotonic() - asked_at, 1),
+            seconds=round(still_seconds, 1),
             async_agents=found.async_agents,
             at=found.at,
         )
 
     def _stand_in(self, still_seconds: float) -> None:
         now = time.monotonic()
-        if self._standstill is None:
-            self._standstill = self._found()
+        found = self._standstill = self._standstill or self._found()
         if still_seconds > HUNG_SECONDS:
-            self._give_up()
+            self._give_up(found)
         elif now - self._beaten_at >= AGAIN_SECONDS:
             self._beaten_at = now
             with self._changing:
@@ -161,15 +161,15 @@ class Deputy:
         except Exception as error:  # noqa: BLE001 - an interceptor's; the other steps are beaten for
             _log.warning("A heartbeat could not be sent.", error=f"{type(error).__name__}: {error}")
 
-    def _give_up(self) -> None:
+    def _give_up(self, found: _Standstill) -> None:
         if self._is_hung:
             return
         self._is_hung = True
         _log.error(
             "The event loop hangs. Its steps are left to other workers; end this one.",
             seconds=HUNG_SECONDS,
-            async_agents=self._standstill.async_agents if self._standstill else [],
-            at=self._standstill.at if self._standstill else "",
+            async_agents=found.async_agents,
+            at=found.at,
         )
 
     def _found(self) -> _Standstill:
