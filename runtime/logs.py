@@ -147,23 +147,30 @@ def _explain_failure(_logger: WrappedLogger, _method: str, event: EventDict) -> 
         event["error"] = str(error)  # which names the type
     elif isinstance(error, ValidationError):
         event["error"] = without_values(error)
-    elif _says_all(error):
-        event["error"] = str(error)
+    elif (told := _sentence(error)) is not None:
+        event["error"] = told
     else:
         event["exception"] = _traceback(error)
     return event
 
 
-def _says_all(error: BaseException) -> bool:
-    """Whether an error is a sentence: an attempt that is made again, or one that the SDK raised by itself."""
-    trace, modules = error.__traceback__, []
+def _sentence(error: BaseException) -> str | None:
+    """An error that needs no traceback: an attempt that is made again, or what the SDK raised by itself."""
+    modules = _modules(error)
+    is_of_sdk = bool(modules) and all(name.partition(".")[0] in SDK_PACKAGES for name in modules)
+    exceptions = sys.modules.get("temporalio.exceptions")
+    if exceptions is not None and isinstance(error, exceptions.ApplicationError):
+        return str(error) if is_of_sdk or modules[-1:] == [STEP_MODULE] else None  # its text names its type
+    return f"{type(error).__name__}: {error}".removesuffix(": ") if is_of_sdk else None
+
+
+def _modules(error: BaseException) -> list[str]:
+    """The modules that an error came through, the innermost last."""
+    trace, modules = error.__traceback__, list[str]()
     while trace is not None:
         modules.append(str(trace.tb_frame.f_globals.get("__name__")))
         trace = trace.tb_next
-    exceptions = sys.modules.get("temporalio.exceptions")
-    if exceptions is not None and isinstance(error, exceptions.ApplicationError) and modules[-1:] == [STEP_MODULE]:
-        return True
-    return bool(modules) and all(name.partition(".")[0] in SDK_PACKAGES for name in modules)
+    return modules
 
 
 def _error_of(exc_info: Any) -> BaseException | None:

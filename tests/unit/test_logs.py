@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -127,6 +128,17 @@ async def test_logs_tell_an_attempt_that_is_made_again_in_a_sentence(lines: Line
     [told] = lines()
     assert told["error"] == "RetryableStepError: scripted failure (attempt 1 of 1 that fail)"
     assert "exception" not in told
+
+
+def test_logs_name_what_the_sdk_raised_by_itself(lines: Lines) -> None:
+    """Its traceback shows nothing that one could mend; an error without a text has its type at least."""
+    try:
+        asyncio.Queue[str]().get_nowait()
+    except asyncio.QueueEmpty as error:
+        trace = error.__traceback__
+        assert trace is not None
+        logging.getLogger("x").exception("a task ended", exc_info=error.with_traceback(trace.tb_next))
+    assert lines() == [{"event": "a task ended", "level": "error", "logger": "x", "error": "QueueEmpty"}]
 
 
 def test_logs_keep_values_out_of_validation_errors(lines: Lines) -> None:
