@@ -21,8 +21,9 @@ TOLD_FAULTS = 3
 
 def without_secrets(text: str, also: Collection[str | None] = ()) -> str:
     """A text without the values of the environment variables that are named like secrets, or are among `also`."""
-    for name, value in os.environ.items():
-        if (name in also or SECRET_NAME.search(name)) and len(value) >= SECRET_LENGTH:
+    secret = {value for name, value in os.environ.items() if name in also or SECRET_NAME.search(name)}
+    for value in sorted(secret, key=len, reverse=True):  # one that is the beginning of another would leave the rest
+        if len(value) >= SECRET_LENGTH:
             text = text.replace(value, HIDDEN)
     return text
 
