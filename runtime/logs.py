@@ -16,6 +16,8 @@ import structlog
 from pydantic import BaseModel, ValidationError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from activities.secrets import without_values
+
 LogFormat = Literal["auto", "json", "console"]
 
 SECRET_WORDS = ("api_key", "apikey", "authorization", "password", "secret", "credential", "private_key", "codec_key")
@@ -146,7 +148,7 @@ def _explain_failure(_logger: WrappedLogger, _method: str, event: EventDict) -> 
     if errors is not None and isinstance(error, (errors.PerdureError, errors.PayloadLocked)):
         event["error"] = str(error)  # which names the type
     elif isinstance(error, ValidationError):
-        event["error"] = without_values(error)
+        event["error"] = _unread(error)
     elif (told := _sentence(error)) is not None:
         event["error"] = told
     else:
@@ -187,16 +189,13 @@ def _traceback(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ValidationError):  # it quotes what it was given
-            text = text.replace(str(cause), without_values(cause))
+            text = text.replace(str(cause), _unread(cause))
         cause = cause.__cause__ or cause.__context__
     return text
 
 
-def without_values(error: ValidationError) -> str:
-    """What pydantic found wrong, by field, without what it was given."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    told = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'the value'}: {problem['msg']}" for problem in problems)
-    return f"{error.title} cannot be read: {told}"
+def _unread(error: ValidationError) -> str:
+    return f"{error.title} cannot be read: {without_values(error)}"
 
 
 def _withhold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
