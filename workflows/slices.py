@@ -172,6 +172,7 @@ class Slice(AgentWorkflow):
 
         async def item(at: int) -> None:
             run = self.perdure
+            # A child whose result or history is full, or that has asked too often, leaves the rest to a later one.
             if not self._has_room or run.is_long or run.grants.times_asked >= ENOUGH_QUESTIONS:
                 return
             told, is_interrupted = await carried.ended(work.items[at])
