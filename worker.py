@@ -38,7 +38,7 @@ from runtime.health import Health, answering
 from runtime.plugin import PerdurePlugin, check_folders, load_registry, load_workflows, serve_agents, workflow_name
 from runtime.settings import Settings
 from runtime.signals import asked_to_leave
-from runtime.tuning import pollers, slots
+from runtime.tuning import collect_seldom, pollers, slots
 from workflows.errors import PerdureError, ServerUnreachable, SettingsRejected
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ async def _serve_until(leave: asyncio.Event, settings: Settings, address: str | 
             connecting.cancel()
             return DRAINED
         worker = build_worker(await connecting, settings, registry=registry)
+        collect_seldom()
         _announce(worker, settings, registry)
         return await _run(worker, settings, leave, health)
 

@@ -34,6 +34,7 @@ from benchmarks.stopwatch import StepWatch, TimedRunner
 from runtime.connect import connect
 from runtime.local import local_server
 from runtime.settings import Settings
+from runtime.tuning import collect_seldom
 from worker import build_worker
 from workflows import StageGraph
 
@@ -87,6 +88,7 @@ def command(pairs: int, quick: bool, is_all: bool, write: bool) -> None:
 async def _measured(pairs: int, is_all: bool, console: Console) -> tuple[str, list[Result]]:
     _leave_on_sigterm()
     tell = partial(console.print, style="dim", highlight=False)
+    collect_seldom()  # as every worker does
     settings = Settings(task_queue=TASK_QUEUE, max_concurrent_steps=WIDE.window, drain_seconds=1)
     registry = Registry([EchoAgent(name="echo")])
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:

@@ -32,6 +32,7 @@ from benchmarks.stopwatch import ACTIVATIONS, Activation, TimedRunner
 from runtime.connect import connect
 from runtime.local import local_server
 from runtime.settings import Settings
+from runtime.tuning import collect_seldom
 from worker import build_worker
 from workflows import wire
 
@@ -85,6 +86,7 @@ async def measure(steps: int, pairs: int) -> list[Result]:
 
 
 async def _measured(steps: int, pairs: int) -> list[Result]:
+    collect_seldom()  # as every worker does
     settings = Settings(task_queue=TASK_QUEUE, max_concurrent_steps=WINDOW, drain_seconds=1)
     workflows: list[type] = [Wide, WideByHand, SliceByHand]
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:

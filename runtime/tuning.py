@@ -1,9 +1,11 @@
-"""How much a worker takes on at once, by its settings.
+"""How much a worker takes on at once, by its settings, and how seldom its interpreter stops to collect garbage.
 
 Law: without `max_cpu`, `max_memory` and `max_pollers` the numbers of slots are fixed and the pollers are the SDK's own.
 """
 
 from __future__ import annotations
+
+import gc
 
 from temporalio.worker import (
     FixedSizeSlotSupplier,
@@ -26,6 +28,17 @@ NEXUS_SLOTS = 100
 
 FIRST_POLLERS = 5
 # As many as the SDK has where their number is fixed: scaling goes on from there.
+
+COLLECTED_AFTER = (20_000, 20, 50)
+# Objects made, and collections of each kind before one of the next. A worker holds hundreds of thousands of objects of
+# open runs, and Python's own (700, 10, 10) has it look through all of them again and again, in the middle of an
+# activation: of 20,000 steps in one call the longest took 0.19 s of CPU, and 0.11 s so, for some 70 MB.
+
+
+def collect_seldom() -> None:
+    """Have this process look for garbage less often, and never in what it has loaded so far."""
+    gc.freeze()
+    gc.set_threshold(*COLLECTED_AFTER)
 
 
 def slots(settings: Settings, *, is_fixed: bool = False) -> WorkerConfig:

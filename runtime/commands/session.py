@@ -36,6 +36,7 @@ from runtime.plugin import check_folders, load_workflows, workflow_name
 from runtime.settings import Settings
 from runtime.signals import asked_to_leave
 from runtime.standing import RunNotFound
+from runtime.tuning import collect_seldom
 from runtime.watching import NoAnswer, RunReader
 from workflows import ALL_WORKFLOWS
 from workflows.errors import LocalServerFailed, PayloadLocked, PerdureError, ServerUnreachable
@@ -105,6 +106,7 @@ class Session:
         worker = self.common.hosting.build_worker(
             self.client, self.settings, workflows=self.workflows, graceful_shutdown_timeout=LOCAL_DRAIN, **options
         )
+        collect_seldom()
         tell(f"Temporal UI: {self.ui_url}")
         async with worker:
             yield
