@@ -56,6 +56,7 @@ class _Interruptible(WorkflowInstance):
             workflow_type=info.workflow_type,
             workflow_id=info.workflow_id,
             run_id=info.run_id,
+            left_in_memory=len(_left),
             why="its code held the worker for more than 2 s and was interrupted; it goes on from its history",
         )
         return WorkflowActivationCompletion(run_id=act.run_id)

@@ -29,7 +29,7 @@ async def is_answered(session: Session, reader: RunReader) -> bool:
     if not await has_worker(session.client, session.settings.task_queue):
         return False
     try:
-        await reader.approvals()
+        await reader.budget()  # of the run alone: its children may be many
     except NoAnswer as silent:
         return isinstance(silent.__cause__, WorkflowQueryFailedError)
     return True

@@ -36,7 +36,8 @@ SEED = int(os.environ.get("SEED", "0")) or random.randrange(1, 1_000_000)
 WORKERS = 2
 OPEN_RUNS = 3
 # At least, at every kill.
-STORM_SECONDS = 300 + 30 * KILLS
+STORM_SECONDS = 300 + 15 * KILLS + 3 * RUNS
+# A worker takes some seconds to start, and a run on a busy machine as long to be looked through at the end.
 STEP_SECONDS = 0.4
 STEPS_BETWEEN_KILLS = (1, 15)
 # Counted in steps that begin, so that every kill comes while something is going on.
