@@ -87,8 +87,8 @@ Written by `python -m benchmarks.bench --write`; `make bench` measures anew and 
 - Of two workers, each full, one is killed with SIGKILL: the time is that until a step that was in flight there runs on
   the other. Heartbeats of six seconds tell that it is gone.
 - The loop of 5,000 stages and the call of 100,000 steps are measured with `--all`, by verbs alone.
-- A call of 10,000 or 100,000 steps has a process and a server of its own, so its memory is its own. By hand means child
-  workflows of as many steps, as many at once.
+- A call of 10,000 or 100,000 steps has a process and server of its own. Its memory is an upper bound: Linux starts the
+  peak of a process at that of the one that began it. By hand means child workflows of as many steps, as many at once.
 - Agents with a model ask a scripted provider, a process of its own that counts what it bills. Pieces are those of the
   transcripts in the blob store, a folder: each answer and each tool's result once, so what is written grows with the
   turns and not with their square. By hand the loop is an activity for each call of the model, which is given the

@@ -1,8 +1,7 @@
 """`python -m benchmarks.wide`: a call of 10,000 steps beside child workflows written by hand, or of 100,000 by itself.
 
 Both sides run in turns against one embedded server and one worker, with slices of the same size, as many at once, and
-the same window. Exit code 1 when a target is missed. `measure` does it in a process of its own, whose memory is its
-own too.
+the same window. Exit code 1 when a target is missed. `measure` does it in a process of its own.
 """
 
 from __future__ import annotations
