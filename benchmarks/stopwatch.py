@@ -20,7 +20,8 @@ from temporalio.worker import (
     WorkflowInstance,
     WorkflowInstanceDetails,
 )
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from runtime.interruption import InterruptibleRunner
 
 Activate = Callable[[WorkflowActivation], WorkflowActivationCompletion]
 
@@ -40,7 +41,7 @@ ACTIVATIONS: list[Activation] = []
 """Of this process, in the order in which they ended. Appending is atomic, so threads need no lock."""
 
 
-class TimedRunner(SandboxedWorkflowRunner):
+class TimedRunner(InterruptibleRunner):
     """The sandbox of every perdure worker, with a stopwatch around it."""
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:

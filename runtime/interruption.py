@@ -21,6 +21,8 @@ from temporalio.converter import SerializationContext
 from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from runtime.contexts import Contexts
+
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("perdure.worker")
 
 _left: list[WorkflowInstance] = []
@@ -40,10 +42,12 @@ class _Interruptible(WorkflowInstance):
         self._run = run
         self._turn = threading.Lock()
         self._was_interrupted = False
+        self._contexts = Contexts(run)
 
     def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
         """See base class."""
         with self._turn:  # an eviction waits until the thread that was interrupted has left
+            self._contexts.forget()
             try:
                 return self._run.activate(act)
             except RuntimeError:  # of an eviction: there are tasks that did not end
@@ -69,11 +73,11 @@ class _Interruptible(WorkflowInstance):
 
     def get_serialization_context(self, command_info: Any) -> SerializationContext | None:
         """See base class."""
-        return self._run.get_serialization_context(command_info)
+        return self._contexts.serialization(command_info)
 
     def get_external_store_context(self, command_info: Any) -> Any:
         """See base class."""
-        return self._run.get_external_store_context(command_info)
+        return self._contexts.external_store(command_info)
 
     def get_info(self) -> workflow.Info:
         """See base class."""
