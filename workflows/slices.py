@@ -107,8 +107,8 @@ class Slice(AgentWorkflow):
         with ExitStack() as stack:
             if phase is not None:
                 self._phase = run.board.open_phase(phase.name, phase.index, steps)
-                group = workflow.create_event_group(f"phase-{phase.index}", label=phase.name or None)
-                stack.enter_context(group.scope())
+                # Its name is with the child's start: every event here would repeat it, in a payload of its own.
+                stack.enter_context(workflow.create_event_group(f"phase-{phase.index}").scope())
                 if phase.is_stage:
                     current_stage.set(self._phase)
             self._announced.add(steps)

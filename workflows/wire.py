@@ -84,6 +84,9 @@ WORST_ESCAPE = 6
 # JSON writes one character in at most six bytes (\u001f), so `len * 6` bounds a string without encoding it.
 
 
+_stored_kinds: set[type] = set()
+
+
 class Stored(BaseModel):
     """A model that a history keeps: frozen, fields at their default left out, union tags always written.
 
@@ -100,6 +103,7 @@ class Stored(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        _stored_kinds.add(cls)
         cls._omittable = {
             name: field.get_default(call_default_factory=True)
             for name, field in cls.model_fields.items()
@@ -111,7 +115,7 @@ class Stored(BaseModel):
         written: dict[str, Any] = handler(self)
         held = self.__dict__
         for name, default in self._omittable.items():
-            if held[name] == default:
+            if (value := held[name]) is default or value == default:
                 written.pop(name, None)  # absent already where the caller excluded it
         return written
 
@@ -186,7 +190,8 @@ def largest_payload() -> int:
 def _bound(value: Any) -> int:
     """An upper bound of the JSON size, from string lengths alone.
 
-    Compares types exactly: a step is measured for each of its schedulings, and `isinstance` is slow in the sandbox.
+    Compares types exactly: a step is measured for each of its schedulings, and in the sandbox `isinstance` and
+    `issubclass` are slow.
     """
     kind = type(value)
     if kind is str:
@@ -199,7 +204,7 @@ def _bound(value: Any) -> int:
         return sum(_bound(key) + 2 + _bound(item) for key, item in value.items()) + 2
     if kind is list or kind is tuple:
         return sum([_bound(item) + 1 for item in value]) + 2
-    if issubclass(kind, Stored):
+    if kind in _stored_kinds:
         # Fields at their default are left out, and most are.
         held: dict[str, Any] = value.__dict__
         return sum([len(name) + 4 + _bound(item) for name, item in held.items() if item is not None]) + 2
