@@ -78,7 +78,7 @@ Written by `python -m benchmarks.bench --write`; `make bench` measures anew and 
 - A row of stages is a `StageGraph` run beside the same loop by hand. Its stages have names, events, answers in a state
   and edges, so only its events have a target.
 - Reading and judging is `verify_graph` of a text of 3 MB: 10,000 stages with a prompt and a reference each, and 9,999
-  edges with a condition each. The median of three, in the CPU time of the process.
+  edges with a condition each. The median of three, in the CPU time of a process that does nothing else.
 - Milliseconds of a step in a row are wall times: of the activations of its run, of its activity, and the rest. Workflow
   code is perdure's as far as it takes longer than by hand; of the activity, which is the same and whose agent takes no
   time, all of it is.

@@ -28,6 +28,7 @@ from benchmarks.measure import TASK_QUEUE, Ratio, largest_memory_mib, quiet_runt
 from benchmarks.results import NO_SIDE, NO_TARGET, Result, table
 from benchmarks.rows import LONGEST_ACTIVATION_SECONDS
 from benchmarks.stopwatch import ACTIVATIONS, Activation, TimedRunner
+from runtime import logs
 from runtime.connect import connect
 from runtime.local import local_server
 from runtime.settings import Settings
@@ -85,6 +86,7 @@ async def measure(steps: int, pairs: int) -> list[Result]:
 
 
 async def _measured(steps: int, pairs: int) -> list[Result]:
+    logs.configure("warning")
     collect_seldom()  # as every worker does
     settings = Settings(task_queue=TASK_QUEUE, max_concurrent_steps=WINDOW, drain_seconds=1)
     workflows: list[type] = [Wide, WideByHand, SliceByHand]

@@ -5,7 +5,8 @@ Law: the definition's own types say what a field may hold; nothing here repeats 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, get_args
@@ -51,6 +52,15 @@ class Nested:
     def of(self, value: dict[str, Any]) -> type[BaseModel]:
         """The model of one value of a definition."""
         return self.models.get(None) or self.models[value["type"]]
+
+    def sorted_out(self, values: list[dict[str, Any]]) -> Iterable[tuple[type[BaseModel], list[dict[str, Any]]]]:
+        """Values by their models."""
+        if not values or None in self.models:
+            return [(self.models[None], values)] if values else []
+        by_type: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for value in values:
+            by_type[value["type"]].append(value)
+        return [(self.models[kind], those) for kind, those in by_type.items()]
 
 
 WITHOUT_TURNS = "'max_turns' is 0, and an agent that is asked has one turn: it counts as 1."
@@ -205,19 +215,22 @@ def unknown_fields(value: dict[str, Any]) -> Iterator[Finding]:
 
 def _needs_no_word(value: dict[str, Any]) -> bool:
     """Whether there is nothing to find."""
-    waiting: list[tuple[dict[str, Any], type[BaseModel]]] = [(value, GraphDefinition)]
-    while waiting:
-        item, model = waiting.pop()
+    waiting: list[tuple[type[BaseModel], list[dict[str, Any]]]] = [(GraphDefinition, [value])]
+    while waiting:  # all that one field holds at once: a large graph has ten thousand of each kind
+        model, items = waiting.pop()
         ordinary, holding = _sorted_out(model)
-        if not item.keys() <= ordinary or (model is AgentSpec and item.get("max_turns") == 0):
+        if not all(item.keys() <= ordinary for item in items):
+            return False
+        if model is AgentSpec and any(item.get("max_turns") == 0 for item in items):
             return False
         for name, nested in holding:
-            held = item.get(name)
-            if isinstance(held, dict):
-                waiting.append((held, nested.of(held)))
-            elif held:
-                waiting += [(inner, nested.of(inner)) for inner in held if isinstance(inner, dict)]
+            held = [inner for item in items if (found := item.get(name)) for inner in _dicts(found)]
+            waiting += nested.sorted_out(held)
     return True
+
+
+def _dicts(found: Any) -> Iterable[dict[str, Any]]:
+    return (found,) if isinstance(found, dict) else [inner for inner in found if isinstance(inner, dict)]
 
 
 @cache
