@@ -45,6 +45,16 @@ class Phased(AgentWorkflow):
 
 
 @workflow.defn
+class Wide(AgentWorkflow):
+    """More steps in one call than one history holds."""
+
+    @workflow.run
+    async def run(self, count: int) -> list[str]:
+        """The ids of those that succeeded, in their order."""
+        return [outcome.task_id for outcome in await self.phase("wide", labour(count, 0)) if outcome.success]
+
+
+@workflow.defn
 class Undoing(AgentWorkflow):
     """Does what must be undone, fails, and undoes it."""
 
