@@ -1,4 +1,4 @@
-"""What a step tells Temporal while it runs, and who keeps it from telling.
+"""What a step tells Temporal while it runs, and when.
 
 Law: the details never pass 4 KB, and every beat carries the newest ones, for a beat without details erases those of the
 beat before it. A step shorter than two seconds that leaves no checkpoint beats never, unless it came in late or the

@@ -36,7 +36,7 @@ LOWER = [
     *("progress", "place", "parsing", "oversize"),
 ]
 MIDDLE = [
-    *("deadline", "window", "calls", "metrics", "grants", "run", "suspension", "execution"),
+    *("deadline", "window", "calls", "metrics", "grants", "run", "history", "suspension", "execution"),
     *("supply", "chains", "children", "fanout"),
 ]
 

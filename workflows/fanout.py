@@ -23,6 +23,7 @@ from workflows.events import Log, SliceDenied, SliceFinished, SliceStarted, Slic
 from workflows.execution import execute, explained, since
 from workflows.grants import GrantDenied
 from workflows.handover import SliceChunk, SliceInput, SlicePhase, SliceReport
+from workflows.history import refuses_slices
 from workflows.progress import PhaseRecord
 from workflows.run import Announced, Run, Slot, compensating, current_stage
 from workflows.steps import Grant, StepStatus, Usage
@@ -36,9 +37,6 @@ REFUSED_AT_ONCE = 2_000
 # Steps that end in one activation because nothing pays for them: about 0.1 s of a slow core.
 MAX_CRASH_LENGTH = 2_000
 # As the message of any log event.
-MOST_EVENTS = 40_000
-MOST_BYTES = 35_000_000
-# Of the run's own history. Temporal ends a run at 51,200 events or 50 MB; what is left is for slices in flight.
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ class FanOut:
 
     async def _begin(self, pieces: list[Piece], lane: Lane) -> Child | None:
         """Start a child with the pieces; None where they were refused, or put back."""
-        if full := _history_is_full():
+        if full := refuses_slices():
             self._refuse(pieces, "failed", full)
             return None
         exhausted: Ledger | None = None
@@ -377,17 +375,6 @@ def bundle(pieces: Sequence[Piece], sharing: int) -> Bundle:
         resumed_usd=sum(2 * max(each.at_least_nanodollars, budget.nano(held.usd) or 0) for each, held in previous),
         at_least=0 if fresh else min(each.at_least for each in begun),
         at_least_usd=0 if fresh else min(each.at_least_nanodollars for each in begun),
-    )
-
-
-def _history_is_full() -> str | None:
-    """Why nothing more may begin."""
-    events, size = workflow.info().get_current_history_length(), workflow.info().get_current_history_size()
-    if events < MOST_EVENTS and size < MOST_BYTES:
-        return None
-    return (
-        f"the run's history holds {events:,} events and {size / 1e6:.1f} MB, and Temporal ends a run at 51,200 or "
-        "50 MB. Shorten prompts and outputs, or divide the steps over several runs."
     )
 
 

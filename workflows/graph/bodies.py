@@ -33,7 +33,6 @@ from workflows.graph.definition import (
 )
 from workflows.graph.items import ItemSupply, carried_items
 from workflows.graph.outputs import StageFailed, answer_of
-from workflows.graph.pace import history_is_full
 from workflows.graph.proposal import Course, failure
 from workflows.graph.results import (
     ActionResult,
@@ -50,6 +49,7 @@ from workflows.graph.results import (
 from workflows.graph.scope import Scope, refuse_large
 from workflows.graph.seen import claim_unseen, fingerprint
 from workflows.handover import ItemEnd
+from workflows.history import refuses_stages
 from workflows.parsing import told
 from workflows.patterns.asking import asking_about
 from workflows.patterns.dispatch import run_pattern
@@ -214,7 +214,7 @@ async def repeat(scope: Scope, step: LoopUntilStep) -> StageOutput:
     satisfied = False
     while len(outputs) < step.max_iterations and not satisfied:
         await scope.frame.pace.keep(len(scope.state))
-        if full := history_is_full():
+        if full := refuses_stages():
             raise StageFailed(full, _looped(outputs, satisfied))
         try:
             outputs.append(await run(scope, step.body))
@@ -305,7 +305,7 @@ async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
 async def item_end(scope: Scope, body: Step, index: int, item: JsonValue) -> tuple[ItemEnd, bool]:
     """How the body ended for one item, and whether the caller was cancelled meanwhile."""
     await scope.frame.pace.keep(len(scope.state))
-    if full := history_is_full():
+    if full := refuses_stages():
         return ItemEnd(failure=full, is_cut_off=True), False
     layer: dict[str, JsonValue] = {"item": item, "index": index}
     failure: str | None = None

@@ -24,7 +24,7 @@ from workflows.graph.conditions import holds
 from workflows.graph.definition import Condition, GraphDefinition, ProposalCompensation, Stage, SubWorkflowStep
 from workflows.graph.frame import Frame, State
 from workflows.graph.outputs import StageFailed, answer_of
-from workflows.graph.pace import Pace, history_is_full, in_parts
+from workflows.graph.pace import Pace, in_parts
 from workflows.graph.policies import policies_of
 from workflows.graph.results import (
     EmptyOutput,
@@ -36,6 +36,7 @@ from workflows.graph.results import (
     WorkflowStatus,
 )
 from workflows.graph.scope import Scope
+from workflows.history import refuses_stages
 from workflows.progress import PhaseRecord
 from workflows.run import current_stage
 from workflows.saga import CompensationResult, Saga
@@ -178,7 +179,7 @@ def _refusal(frame: Frame, following: str, stages: Mapping[str, Stage]) -> str |
         return "no start stage defined" if frame.executions == 0 else f"stage not found: '{following}'"
     if frame.executions >= frame.graph.max_iterations:
         return f"cycle limit reached after {frame.graph.max_iterations} iterations"
-    return history_is_full()
+    return refuses_stages()
 
 
 def _never_run(stage_id: str, name: str, error: str) -> StageResult:

@@ -11,11 +11,8 @@ import asyncio
 from collections.abc import Generator
 from typing import TypeVar
 
-from temporalio import workflow
-
 from workflows import calls
 from workflows.deadline import all_ended
-from workflows.run import compensating
 
 T = TypeVar("T")
 
@@ -26,20 +23,6 @@ KEYS_OF_A_STAGE = 3_000
 # Reading and copying a state of so many keys takes about as long as running a small stage.
 CHARACTERS_OF_A_STAGE = 2_000
 # Storing an answer of so many does too, where it is many small values.
-MOST_EVENTS = 40_000
-# Temporal ends a run whose history reaches 51,200 events, and all that it knows is lost. What is left is for steps in
-# flight and for compensations.
-
-
-def history_is_full() -> str | None:
-    """Why nothing more may begin; compensations still may."""
-    events = workflow.info().get_current_history_length()
-    if events < MOST_EVENTS or compensating.get():
-        return None
-    return (
-        f"the run's history holds {events:,} events, and Temporal ends a run at 51,200. Divide the work over several "
-        "runs, or over the graphs of a program that continues as new between them."
-    )
 
 
 class Pace:

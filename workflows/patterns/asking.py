@@ -17,8 +17,9 @@ from pydantic import JsonValue
 from workflows import wire
 from workflows.errors import PatternFailed
 from workflows.graph.definition import PatternKind
-from workflows.graph.pace import Pace, history_is_full
+from workflows.graph.pace import Pace
 from workflows.graph.results import AgentOutput, AgentTokens
+from workflows.history import refuses_stages
 from workflows.patterns.configs import LEAST_AGENTS
 from workflows.steps import DEFAULT_MAX_TURNS, AgentSpec, AgentStepSpec, StepOutcome
 
@@ -160,7 +161,7 @@ async def next_round(kind: PatternKind, pace: Pace, steps: int, outputs: Sequenc
 
     Raises `PatternFailed`, with what was brought, where the run's history has no room for another round.
     """
-    if full := history_is_full():
+    if full := refuses_stages():
         raise failed(kind, full, outputs)
     await pace.spend(1 + steps)
 

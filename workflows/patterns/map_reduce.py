@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import JsonValue
 
-from workflows.graph.pace import Pace, history_is_full
+from workflows.graph.pace import Pace
 from workflows.graph.results import AgentOutput, PatternOutput
+from workflows.history import refuses_stages
 from workflows.patterns import prompts
 from workflows.patterns.asking import Agents, Question, agent_output, ask_one, members, require, require_any
 from workflows.patterns.configs import DEFAULT_MAP_CONCURRENCY, MapReduceConfig, checked
@@ -47,7 +48,7 @@ async def map_reduce(
 
     async def map_item(position: int) -> AgentOutput:
         await pace.keep(0)  # items whose steps are denied wait for nothing
-        if full := history_is_full():
+        if full := refuses_stages():
             return AgentOutput(name=f"{mapper.name}_{position}", answer="", error=full)
         return (await ask_one(workflow, mapping(position))).output
 
