@@ -41,10 +41,12 @@ NOTHING = Usage()
 
 
 @dataclass(slots=True)
-class Spending:
-    """What a step has spent and the ledger has settled, over all its schedulings."""
+class Past:
+    """What a step has behind it: all its schedulings, also those in the run that handed it over."""
 
+    begun_ms: int
     settled: Usage = field(default_factory=Usage)
+    """What it has spent and the ledger was charged with."""
     attempts: int = 0
 
 
@@ -81,184 +83,186 @@ async def carry_out(
     async with Slot(run) as slot:
         run.raise_if_cancelled()  # the run may have been cancelled while this step waited for its slot
         with run.executing():
-            begun_ms = begun.begun_ms if begun else _now_ms()
+            past = Past(begun.begun_ms, begun.resume.usage, begun.attempts) if begun else Past(_now_ms())
             record = run.board.begin(step, spec.agent, phase, workflow.now())
             run.tell(StepStarted(step=step, agent=spec.agent))
             run.refresh_details()
             try:
-                outcome, is_interrupted = await _to_its_end(run, spec, record, slot, begun, begun_ms)
+                outcome, is_interrupted = await _to_its_end(run, spec, record, slot, past, begun)
             except HandedBack as handed_back:
                 run.board.withdraw(record)
                 run.tell(StepWaiting(step=step, reason=f"{handed_back}; the parent run goes on with it"))
                 raise
-            outcome = outcome.model_copy(update={"duration_ms": _now_ms() - begun_ms})
+            outcome = outcome.model_copy(update={"duration_ms": _now_ms() - past.begun_ms})
             _record(run, record, outcome)
     return outcome, is_interrupted
 
 
 async def _to_its_end(
-    run: Run, spec: AgentStepSpec, record: StepRecord, slot: Slot, begun: Begun | None, begun_ms: int
+    run: Run, spec: AgentStepSpec, record: StepRecord, slot: Slot, past: Past, begun: Begun | None
 ) -> tuple[StepOutcome, bool]:
     """Schedule the step until it is suspended no more; its outcome, and whether the caller was cancelled."""
-    spending = Spending(begun.resume.usage, begun.attempts) if begun else Spending()
     try:
-        return await _schedule_until_done(run, spec, record, spending, slot, begun, begun_ms)
+        return await _Schedulings(run, spec, record, slot, past, begun).until_done()
     except HandedBack:
         raise
     except (GrantDenied, budget.NothingToGain) as denied:
-        return _ended(spec, "budget_exceeded", str(denied), spending), False
+        return _ended(spec, "budget_exceeded", str(denied), past), False
     except asyncio.CancelledError:  # while it waited: nothing of it is scheduled
-        return _ended(spec, "cancelled", None, spending), True
+        return _ended(spec, "cancelled", None, past), True
     except Exception as error:  # noqa: BLE001 - a step that cannot even be scheduled is data too
-        return _ended(spec, "failed", f"{type(error).__name__}: {error}", spending), False
+        return _ended(spec, "failed", f"{type(error).__name__}: {error}", past), False
 
 
-async def _schedule_until_done(
-    run: Run,
-    spec: AgentStepSpec,
-    record: StepRecord,
-    spending: Spending,
-    slot: Slot,
-    begun: Begun | None,
-    first_ms: int,
-) -> tuple[StepOutcome, bool]:
-    call = StepCall(spec=spec, key=str(workflow.uuid4()), max_attempts=run.options.max_attempts)
-    request = Request(sharing=run.sharing, at_most=spec.max_tokens)
-    limit_ms = left_ms = _limit_ms(run, spec)
-    suspended = Suspended(spec, record.step)
-    if begun is not None:
-        call = call.model_copy(update={"key": begun.key, "resume": begun.resume})
-        request = _request_again(run, spec, begun)
-        left_ms, suspended.asked = begun.left_ms, dict(begun.asked)
-    while True:
+class _Schedulings:
+    """Schedules one step, and again each time that it was suspended and has what it asked for."""
+
+    def __init__(
+        self, run: Run, spec: AgentStepSpec, record: StepRecord, slot: Slot, past: Past, begun: Begun | None
+    ) -> None:
+        self._run, self._record, self._slot, self._past = run, record, slot, past
+        self._call = StepCall(spec=spec, key=str(workflow.uuid4()), max_attempts=run.options.max_attempts)
+        self._request = Request(sharing=run.sharing, at_most=spec.max_tokens)
+        self._limit_ms = self._left_ms = _limit_ms(run, spec)
+        self._suspended = Suspended(spec, record.step)
+        if begun is not None:
+            self._go_on_from(begun)
+
+    def _go_on_from(self, begun: Begun) -> None:
+        cap = self._call.spec.max_tokens
+        at_most = None if cap is None else cap - begun.resume.usage.total_tokens
+        self._call = self._call.model_copy(update={"key": begun.key, "resume": begun.resume})
+        self._request = Request(self._run.sharing, begun.at_least, at_most, begun.previous, begun.at_least_nanodollars)
+        self._left_ms, self._suspended.asked = begun.left_ms, dict(begun.asked)
+
+    async def until_done(self) -> tuple[StepOutcome, bool]:
+        """The step's outcome, and whether the caller was cancelled meanwhile.
+
+        Raises `GrantDenied`, `NothingToGain` and `HandedBack`, and CancelledError while nothing is scheduled.
+        """
+        while True:
+            grant = await self._obtain()
+            settled_before, scheduled_ms = self._past.settled, _now_ms()
+            end = await self._schedule(grant)
+            outcome = self._settle(end)
+            if end.is_late:
+                return _timed_out(outcome, self._limit_ms or 0), end.is_interrupted
+            if outcome.needs is None or end.is_interrupted:
+                return explained(self._run, outcome), end.is_interrupted
+            if self._left_ms is not None:  # what it waits for from here on is no time of its own
+                self._left_ms = max(1, self._left_ms - (_now_ms() - scheduled_ms))
+            await self._prepare(outcome, outcome.needs, made_progress=self._past.settled != settled_before)
+
+    async def _obtain(self) -> Grant | None:
+        run, record = self._run, self._record
+        if compensating.get():
+            return None  # what undoes is never denied; what it spends is charged all the same
+
+        def waits(reason: str) -> None:
+            record.status = "waiting"
+            run.tell(StepWaiting(step=record.step, reason=reason))
+            run.refresh_details()
+
         try:
-            grant = await _obtain(run, record, request)
+            grant = await run.grants.obtain(self._request, waits)
         except GrantDenied as denied:
             if not run.hands_back:
                 raise
-            standing = _standing(call, request, spending, left_ms, suspended, first_ms)
-            raise HandedBack(str(denied), standing) from None
-        before, begun_ms = spending.settled, _now_ms()
+            raise HandedBack(str(denied), self._standing()) from None
+        record.status = "running"
+        return grant
+
+    def _standing(self) -> Begun | None:
+        """Where the step stands; None where nothing of it was scheduled yet."""
+        if self._call.resume is None:
+            return None
+        return Begun(
+            key=self._call.key,
+            resume=self._call.resume,
+            attempts=self._past.attempts,
+            at_least=self._request.at_least,
+            at_least_nanodollars=self._request.at_least_usd,
+            previous=self._request.previous,
+            left_ms=self._left_ms,
+            asked=self._suspended.asked,
+            begun_ms=self._past.begun_ms,
+        )
+
+    async def _schedule(self, grant: Grant | None) -> calls.StepEnd:
+        run = self._run
         try:
-            call = call if call.grant == grant else call.model_copy(update={"grant": grant})
-            end = await _scheduled(run, call, left_ms)
+            if self._call.grant != grant:
+                self._call = self._call.model_copy(update={"grant": grant})
+            if not wire.fits(self._call):
+                return calls.StepEnd(_too_large(self._call))
+            await run.make_room(wire.measure(self._call))
+            limit = None if self._left_ms is None else timedelta(milliseconds=self._left_ms)
+            return await calls.run_agent_step(self._call, run.options, limit)
         except BaseException:
-            run.grants.settle(grant, Usage())  # it was never scheduled
+            run.grants.settle(grant, NOTHING)  # it was never scheduled
             raise
-        outcome = _settled(run, record, call, end, spending)
-        if end.is_late:
-            return _timed_out(outcome, limit_ms or 0), end.is_interrupted
-        if outcome.needs is None or end.is_interrupted:
-            return explained(run, outcome), end.is_interrupted
-        left_ms = None if left_ms is None else max(1, left_ms - (_now_ms() - begun_ms))
-        match outcome.needs:
-            case TokensNeeded() as needs:
-                given = call.resume.answers if call.resume else {}
-                request = budget.request_more(
+
+    def _settle(self, end: calls.StepEnd) -> StepOutcome:
+        """Charge one scheduling; the outcome with the usage and attempts of all of them."""
+        run, past, call = self._run, self._past, self._call
+        if end.is_usage_known:
+            spent = since(past.settled, end.outcome.usage)
+        else:
+            spent = budget.whole(call.grant)
+            run.tell(UsageUnknown(step=self._record.step, charged_tokens=call.grant.tokens if call.grant else None))
+        run.grants.settle(call.grant, spent)
+        metrics.count_spent(call.spec.agent, spent)
+        past.settled = past.settled + spent
+        past.attempts += end.outcome.attempts
+        for warning in end.outcome.warnings:
+            run.tell(StepWarning(step=self._record.step, message=warning))
+        if end.outcome.attempts == past.attempts and end.outcome.usage == past.settled:
+            return end.outcome
+        return end.outcome.model_copy(update={"usage": past.settled, "attempts": past.attempts})
+
+    async def _prepare(self, outcome: StepOutcome, needs: TokensNeeded | AnswersNeeded, *, made_progress: bool) -> None:
+        """Get the answers that a suspended step needs; what it resumes with, and what it asks for of the budget."""
+        cap, run = self._call.spec.max_tokens, self._run
+        match needs:
+            case TokensNeeded():
+                given = self._call.resume.answers if self._call.resume else {}
+                self._request = budget.request_more(
                     needs=needs,
-                    held=grant,
+                    held=self._call.grant,
                     spent=outcome.usage,
-                    made_progress=spending.settled != before,
-                    cap=spec.max_tokens,
+                    made_progress=made_progress,
+                    cap=cap,
                     sharing=run.sharing,
                 )
             case AnswersNeeded(delegations=(), approvals=()):
                 raise budget.NothingToGain("it was suspended, and asked nobody for anything")
-            case AnswersNeeded() as needs:
-                given = await _answered(run, record, suspended, needs, slot)
-                request = budget.request_again(spent=outcome.usage, cap=spec.max_tokens, sharing=run.sharing)
+            case AnswersNeeded():
+                given = await self._answers(needs)
+                self._request = budget.request_again(spent=outcome.usage, cap=cap, sharing=run.sharing)
             case never:
                 assert_never(never)
         resume = Resume(transcript=outcome.transcript, usage=outcome.usage, answers=given)
-        call = call.model_copy(update={"resume": resume})
-        run.tell(StepResumed(step=record.step, at_least=request.at_least))
+        self._call = self._call.model_copy(update={"resume": resume})
+        run.tell(StepResumed(step=self._record.step, at_least=self._request.at_least))
 
-
-def _standing(
-    call: StepCall, request: Request, spending: Spending, left_ms: int | None, suspended: Suspended, begun_ms: int
-) -> Begun | None:
-    """Where a step stands; None where nothing of it was scheduled yet."""
-    if call.resume is None:
-        return None
-    return Begun(
-        key=call.key,
-        resume=call.resume,
-        attempts=spending.attempts,
-        at_least=request.at_least,
-        at_least_nanodollars=request.at_least_usd,
-        previous=request.previous,
-        left_ms=left_ms,
-        asked=suspended.asked,
-        begun_ms=begun_ms,
-    )
-
-
-def _request_again(run: Run, spec: AgentStepSpec, begun: Begun) -> Request:
-    """What a step asks for that another run could not pay for."""
-    at_most = None if spec.max_tokens is None else spec.max_tokens - begun.resume.usage.total_tokens
-    return Request(run.sharing, begun.at_least, at_most, begun.previous, begun.at_least_nanodollars)
-
-
-async def _answered(
-    run: Run, record: StepRecord, suspended: Suspended, needs: AnswersNeeded, slot: Slot
-) -> dict[str, JsonValue]:
-    """What specialists and people answer. The step's slot is others' meanwhile: its own specialists need one."""
-    record.status = "waiting"
-    run.tell(StepWaiting(step=record.step, reason=_asked(needs)))
-    run.refresh_details()
-    slot.give_back()
-    # In no phase: a phase counts the steps that it was given, and a specialist's failure need not be its step's.
-    given = await answers(run, suspended, needs, lambda spec, step: execute(run, spec, step, None))
-    await slot.take()
-    run.raise_if_cancelled()
-    return given
+    async def _answers(self, needs: AnswersNeeded) -> dict[str, JsonValue]:
+        """What specialists and people answer. The step's slot is others' meanwhile: its own specialists need one."""
+        run, record = self._run, self._record
+        record.status = "waiting"
+        run.tell(StepWaiting(step=record.step, reason=_asked(needs)))
+        run.refresh_details()
+        self._slot.give_back()
+        # In no phase: a phase counts the steps that it was given, and a specialist's failure need not be its step's.
+        given = await answers(run, self._suspended, needs, lambda spec, step: execute(run, spec, step, None))
+        await self._slot.take()
+        run.raise_if_cancelled()
+        return given
 
 
 def _asked(needs: AnswersNeeded) -> str:
     specialists = [f"the specialist {call.specialist!r}" for call in needs.delegations]
     people = [f"a person's decision on the tool {call.tool!r}" for call in needs.approvals]
     return f"it waits for {' and '.join([*specialists, *people])}"
-
-
-async def _obtain(run: Run, record: StepRecord, request: Request) -> Grant | None:
-    if compensating.get():
-        return None  # what undoes is never denied; what it spends is charged all the same
-
-    def waits(reason: str) -> None:
-        record.status = "waiting"
-        run.tell(StepWaiting(step=record.step, reason=reason))
-        run.refresh_details()
-
-    grant = await run.grants.obtain(request, waits)
-    record.status = "running"
-    return grant
-
-
-async def _scheduled(run: Run, call: StepCall, left_ms: int | None) -> calls.StepEnd:
-    if not wire.fits(call):
-        return calls.StepEnd(_too_large(call))
-    await run.make_room(wire.measure(call))
-    limit = None if left_ms is None else timedelta(milliseconds=left_ms)
-    return await calls.run_agent_step(call, run.options, limit)
-
-
-def _settled(run: Run, record: StepRecord, call: StepCall, end: calls.StepEnd, spending: Spending) -> StepOutcome:
-    """Charge one scheduling; the outcome with the usage and attempts of all of them."""
-    if end.is_usage_known:
-        spent = since(spending.settled, end.outcome.usage)
-    else:
-        charged = call.grant.tokens if call.grant else None
-        spent = budget.whole(call.grant)
-        run.tell(UsageUnknown(step=record.step, charged_tokens=charged))
-    run.grants.settle(call.grant, spent)
-    metrics.count_spent(call.spec.agent, spent)
-    spending.settled = spending.settled + spent
-    spending.attempts += end.outcome.attempts
-    for warning in end.outcome.warnings:
-        run.tell(StepWarning(step=record.step, message=warning))
-    if end.outcome.attempts == spending.attempts and end.outcome.usage == spending.settled:
-        return end.outcome
-    return end.outcome.model_copy(update={"usage": spending.settled, "attempts": spending.attempts})
 
 
 def since(settled: Usage, total: Usage) -> Usage:
@@ -287,10 +291,10 @@ def explained(run: Run, outcome: StepOutcome) -> StepOutcome:
     return outcome.model_copy(update={"output": f"Task failed: {reason}", "error": reason})
 
 
-def _ended(spec: AgentStepSpec, status: StepStatus, error: str | None, spending: Spending) -> StepOutcome:
+def _ended(spec: AgentStepSpec, status: StepStatus, error: str | None, past: Past) -> StepOutcome:
     """The outcome of a step that ended outside its activity."""
     outcome = calls.failed(spec, status, calls.CANCELLED_TEXT if error is None else f"Task failed: {error}")
-    return outcome.model_copy(update={"usage": spending.settled, "attempts": max(1, spending.attempts)})
+    return outcome.model_copy(update={"usage": past.settled, "attempts": max(1, past.attempts)})
 
 
 def _timed_out(outcome: StepOutcome, limit_ms: int) -> StepOutcome:
