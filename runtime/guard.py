@@ -22,7 +22,7 @@ from temporalio.worker import (
 
 from workflows import AgentWorkflow, wire
 from workflows.errors import QUOTED_LENGTH, InputRejected, PayloadTooLarge, cut
-from workflows.oversize import lightened
+from workflows.oversize import trimmed
 
 
 class GuardInterceptor(Interceptor):
@@ -73,7 +73,7 @@ def _fitting(result: Any) -> Any:
     """The result, with large outputs of steps replaced where it would not fit. Raises `PayloadTooLarge`."""
     if wire.fits(result):
         return result
-    lighter = lightened(result)
+    lighter = trimmed(result)
     wire.fit(lighter, owner=_run(), field="result")
     workflow.logger.warning("The result of %s was too large; large outputs were replaced by size and hash.", _run())
     return lighter

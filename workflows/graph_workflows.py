@@ -24,7 +24,7 @@ from workflows.graph.piecemeal import read_in_pieces
 from workflows.graph.results import WorkflowResult
 from workflows.graph.verdict import Verdict
 from workflows.graph.verify import examine, rejected
-from workflows.oversize import lightening
+from workflows.oversize import trimming
 from workflows.parsing import parse
 from workflows.verbs import AgentWorkflow
 from workflows.wire import Stored
@@ -117,7 +117,7 @@ async def _fitting(results: Sequence[WorkflowResult], room_bytes: int | None = N
     limit = None
     if room_bytes is not None or len(results) > 1:
         limit = (room_bytes or wire.MAX_PAYLOAD_BYTES) // max(1, len(results))
-    return [await in_parts(lightening(result, limit)) for result in results]
+    return [await in_parts(trimming(result, limit)) for result in results]
 
 
 def _why(result: WorkflowResult) -> str:

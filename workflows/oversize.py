@@ -33,72 +33,123 @@ KEYS_AT_ONCE = 20_000
 # however small it is. Writing so many outputs takes no longer, and looking through so many keys of a state.
 
 
-def lightened(value: T) -> T:
+def trimmed(value: T) -> T:
     """A value with each output of a step over 10 KB replaced by its size and hash, wherever the step's outcome is."""
     lighter: Any = value
     if isinstance(value, StepOutcome):
         lighter = _without_large_output(value)
     elif isinstance(value, BaseModel):
-        held = {name: lightened(item) for name, item in value.__dict__.items()}
+        held = {name: trimmed(item) for name, item in value.__dict__.items()}
         changed = {name: item for name, item in held.items() if item is not value.__dict__[name]}
         lighter = value.model_copy(update=changed) if changed else value
     elif isinstance(value, (list, tuple)):
-        lighter = type(value)(lightened(item) for item in value)
+        lighter = type(value)(trimmed(item) for item in value)
     elif isinstance(value, dict):
-        lighter = {key: lightened(item) for key, item in value.items()}
+        lighter = {key: trimmed(item) for key, item in value.items()}
     result: T = lighter
     return result
 
 
-def lightening(result: WorkflowResult, limit: int | None = None) -> Generator[None, None, dict[str, Any]]:
-    """A graph's result as plain JSON that one payload takes: every text over 10 KB becomes its size and hash.
+def trimming(result: WorkflowResult, limit: int | None = None) -> Generator[None, None, dict[str, Any]]:
+    """A graph's result as plain JSON of `limit` bytes at most; without a limit, of what one payload takes here.
 
     What is nested so deep that nobody could read the result is left out of it, whatever its size.
-    Where that is not enough, the outputs of its stages go, the earliest first, then its state, then what is long in
-    the errors of its stages and compensations, then the earliest of its stages. Yields between parts of the work,
-    where workflow code lets its worker serve others.
+    Of a result that is larger every text over 10 KB becomes its size and hash. Where that is not enough, the outputs
+    of its stages go, the earliest first, then its state, then what is long in the errors of its stages and
+    compensations, then the earliest of its stages. Yields between parts of the work, where workflow code lets its
+    worker serve others.
     """
-    stages, state, sizes, parts = list[Any](), _flat_enough(result.final_state), list[int](), _Parts()
-    for stage in result.stages:
-        told, size = yield from _plain(stage)
-        stages.append(told)
-        sizes.append(size)
-        if parts.ends_with(size):
-            yield
-    around = wire.plain(result.model_copy(update={"stages": (), "final_state": state}))
-    taken = wire.size(around) + sum(sizes)
-    if taken <= (limit or wire.MAX_PAYLOAD_BYTES):
-        return {**around, "stages": stages}
-    limit = limit or wire.largest_payload()
-    over = taken - limit
-    if over <= 0:
-        return {**around, "stages": stages}
-    lighter_state = yield from _lighter_state(state, any(_is_carried(stage) for stage in result.stages))
-    over += wire.size(lighter_state) - wire.size(state)
-    for place, size in enumerate(sizes):
-        if size > KEPT_OUTPUT_BYTES:
-            stages[place], sizes[place] = yield from _lighter(result.stages[place], stages[place])
-            over += sizes[place] - size
-        if parts.ends_with(size if size > KEPT_OUTPUT_BYTES else 0):
-            yield
-    for place, stage in enumerate(stages):
-        if over <= 0:
-            break
-        stages[place] = {**stage, "output": wire.plain(EmptyOutput())}
-        over -= sizes[place] - wire.size(stages[place]) - 1
-        if parts.ends_with(sizes[place]):
-            yield
-    if over > 0:
-        size_told = f"[left out: {len(state):,} keys, {wire.size(state):,} bytes]"
-        over -= wire.size(lighter_state)
-        lighter_state = {"left_out": size_told}
-    lighter = {**around, "stages": stages, "final_state": lighter_state}
-    if over > 0:
-        lighter["stages"] = [_with_short_error(stage) for stage in stages]
-        lighter["compensations"] = [_with_short_error(undone) for undone in around["compensations"]]
+    plain = _PlainResult(result)
+    yield from plain.write()
+    if plain.bytes <= (limit or wire.MAX_PAYLOAD_BYTES):
+        return plain.whole
+    limit = limit or wire.largest_payload()  # to ask may leave a marker in the history
+    if plain.bytes <= limit:
+        return plain.whole
+    yield from plain.replace_large_texts()
+    yield from plain.leave_out_outputs(limit)
+    if plain.bytes > limit:
+        plain.leave_out_state()
+    if plain.bytes > limit:
+        plain.shorten_errors()
         yield
-        lighter["stages"] = _latest(lighter["stages"], limit - wire.size({**lighter, "stages": []}))
-    return lighter
+        plain.leave_out_stages(limit)
+    return plain.whole
+
+
+class _PlainResult:
+    """A graph's result as plain JSON on its way to a size that one payload takes.
+
+    Law: where each of these generators yields is in recorded histories, for a run pauses there.
+    """
+
+    def __init__(self, result: WorkflowResult) -> None:
+        self._result = result
+        self._around: dict[str, Any] = {}
+        """All but stages and state."""
+        self._state = self._found_state = _flat_enough(result.final_state)
+        self._stages: list[dict[str, Any]] = []
+        self._sizes: list[int] = []
+        """Bytes of each stage."""
+        self._parts = _Parts()
+        self.bytes = 0
+        """Of the whole."""
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """The result as it stands."""
+        return {**self._around, "stages": self._stages, "final_state": self._state}
+
+    def write(self) -> Generator[None, None, None]:
+        """All of it, but for what is nested too deep."""
+        for stage in self._result.stages:
+            told, size = yield from _plain(stage)
+            self._stages.append(told)
+            self._sizes.append(size)
+            if self._parts.ends_with(size):
+                yield
+        self._around = wire.plain(self._result.model_copy(update={"stages": (), "final_state": self._state}))
+        self.bytes = wire.size(self._around) + sum(self._sizes)
+
+    def replace_large_texts(self) -> Generator[None, None, None]:
+        """Put size and hash in the place of each text over 10 KB, in the state and in the stages."""
+        has_carried = any(_is_carried(stage) for stage in self._result.stages)
+        lighter = yield from _state_with_short_texts(self._state, is_large=has_carried)
+        self.bytes += wire.size(lighter) - wire.size(self._state)
+        self._state = lighter
+        for place, size in enumerate(self._sizes):
+            if size > KEPT_OUTPUT_BYTES:
+                told, self._sizes[place] = yield from _with_short_texts(self._result.stages[place], self._stages[place])
+                self._stages[place] = told
+                self.bytes += self._sizes[place] - size
+            if self._parts.ends_with(size if size > KEPT_OUTPUT_BYTES else 0):
+                yield
+
+    def leave_out_outputs(self, limit: int) -> Generator[None, None, None]:
+        """Leave out the outputs of stages, the earliest first, until it fits."""
+        for place, stage in enumerate(self._stages):
+            if self.bytes <= limit:
+                break
+            self._stages[place] = {**stage, "output": wire.plain(EmptyOutput())}
+            self.bytes -= self._sizes[place] - wire.size(self._stages[place]) - 1
+            if self._parts.ends_with(self._sizes[place]):
+                yield
+
+    def leave_out_state(self) -> None:
+        """Leave out the state; how much that was stands in its place."""
+        found = self._found_state
+        self.bytes -= wire.size(self._state)
+        self._state = {"left_out": f"[left out: {len(found):,} keys, {wire.size(found):,} bytes]"}
+
+    def shorten_errors(self) -> None:
+        """Cut what is long in the errors of stages and compensations."""
+        self._stages = [_with_short_error(stage) for stage in self._stages]
+        undone = [_with_short_error(compensation) for compensation in self._around["compensations"]]
+        self._around = {**self._around, "compensations": undone}
+
+    def leave_out_stages(self, limit: int) -> None:
+        """Leave out stages, the earliest first, until it fits."""
+        self._stages = _latest(self._stages, limit - wire.size({**self.whole, "stages": []}))
 
 
 def _is_carried(stage: StageResult) -> bool:
@@ -116,7 +167,7 @@ def _plain(stage: StageResult) -> Generator[None, None, tuple[dict[str, Any], in
     return (yield from _with_outputs(around, outputs, lambda part: _flat_enough(wire.plain(part), DEPTH_OF_OUTPUTS)))
 
 
-def _lighter(stage: StageResult, told: dict[str, Any]) -> Generator[None, None, tuple[dict[str, Any], int]]:
+def _with_short_texts(stage: StageResult, told: dict[str, Any]) -> Generator[None, None, tuple[dict[str, Any], int]]:
     """What `_plain` told, without large texts."""
     if not _is_carried(stage):
         lighter: dict[str, Any] = without_large_texts(told)
@@ -138,7 +189,7 @@ def _with_outputs(
     return {**around, "output": {**around["output"], "outputs": told}}, size
 
 
-def _lighter_state(state: dict[str, Any], is_large: bool) -> Generator[None, None, dict[str, Any]]:
+def _state_with_short_texts(state: dict[str, Any], *, is_large: bool) -> Generator[None, None, dict[str, Any]]:
     """A state without large texts. One with the results of items that children carried is gone through in parts."""
     if not is_large:
         plain: dict[str, Any] = without_large_texts(state)

@@ -19,7 +19,7 @@ from workflows import wire
 from workflows.budget import BudgetSnapshot
 from workflows.calls import CANCELLED_TEXT, failed
 from workflows.errors import DuplicateTaskIds, InputRejected, PayloadTooLarge
-from workflows.oversize import KEPT_OUTPUT_BYTES, lightened
+from workflows.oversize import KEPT_OUTPUT_BYTES, trimmed
 from workflows.parsing import nearest, problems, told
 from workflows.steps import AgentStepSpec, StepOutcome
 from workflows.verbs import AgentWorkflow
@@ -146,7 +146,7 @@ class Steps(AgentWorkflow):
 
 def _fitting(report: StepsReport) -> StepsReport:
     """The report in a size that one payload takes; `left_out` says what it lacks."""
-    phases = lightened(list(report.phases))
+    phases = trimmed(list(report.phases))
     said = f"outputs over {KEPT_OUTPUT_BYTES:,} bytes were replaced by their size and hash"
     lighter = report.model_copy(update={"phases": tuple(phases), "left_out": said})
     kept = max((len(phase.outcomes) for phase in phases), default=0)

@@ -17,7 +17,7 @@ from workflows import wire
 from workflows.events import rfc3339
 from workflows.graph.frame import Frame
 from workflows.graph.results import StageResult, WorkflowResult
-from workflows.oversize import lightening
+from workflows.oversize import trimming
 from workflows.wire import Stored
 
 FRAME_BYTES = 100_000
@@ -90,6 +90,6 @@ def packing(
         timestamp="",
         final_state={},
     )
-    lighter = WorkflowResult.model_validate((yield from lightening(told, room)))
+    lighter = WorkflowResult.model_validate((yield from trimming(told, room)))
     packed = bare.model_copy(update={"results": lighter.stages})
     return packed if wire.size(packed) <= room_bytes else None
