@@ -150,7 +150,7 @@ def command(
     """Serve perdure's workflows and agents until SIGTERM or SIGINT, then drain."""
     try:
         settings = Settings.load(agents=agents, workflows=workflows or None, task_queue=task_queue, blobs=blobs)
-        logs.configure(settings.log_level, settings.log_format)
+        logs.configure(settings.log_level, settings.log_format, library_level=settings.library_log_level)
         sys.exit(asyncio.run(_serve(settings, address, namespace)))
     except PerdureError as error:
         click.echo(str(error), err=True)  # which names the type

@@ -44,8 +44,13 @@ CONTENT_FIELDS = frozenset(
 LONGEST_TEXT = 8_000
 # Longer texts are cut, with their length: a line must fit what log collectors take (commonly 16 KB).
 
-CHATTY_LOGGERS = ("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "mcp", "openai")
-# They report every request at level info; that is of use only when debugging.
+LIBRARY_LOGGERS = (
+    *("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "urllib3"),
+    *("anthropic", "google_genai", "mcp", "openai"),
+    *("boto3", "botocore", "s3transfer", "opentelemetry"),
+)
+# They report every request at level info, and at debug what is in it. The SDK's loggers are none of them: workflows and
+# activities write by those.
 
 STEP_MODULE = "activities.agents"
 """What raises from here as an ApplicationError has been told in full: the step is tried again."""
@@ -61,9 +66,12 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Ours, so that configuring again replaces it and nobody else's."""
 
 
-def configure(level: str = "info", format: LogFormat = "auto", stream: TextIO | None = None) -> None:
+def configure(
+    level: str = "info", format: LogFormat = "auto", stream: TextIO | None = None, *, library_level: str | None = None
+) -> None:
     """Send structlog's and the standard library's lines to a stream (default: stderr), in one format.
 
+    `library_level` is that of the libraries underneath; without one they tell what is wrong, as far as `level` lets it.
     Call it once, at the start.
     """
     stream = sys.stderr if stream is None else stream
@@ -75,7 +83,7 @@ def configure(level: str = "info", format: LogFormat = "auto", stream: TextIO | 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(format, stream)],
         )
     )
-    _install(handler, level)
+    _install(handler, level.upper(), library_level)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -89,14 +97,14 @@ def configure(level: str = "info", format: LogFormat = "auto", stream: TextIO | 
     )
 
 
-def _install(handler: logging.Handler, level: str) -> None:
+def _install(handler: logging.Handler, level: str, library_level: str | None) -> None:
     root = logging.getLogger()
     for other in [other for other in root.handlers if isinstance(other, _Handler)]:
         root.removeHandler(other)
     root.addHandler(handler)
-    root.setLevel(level.upper())
-    for name in CHATTY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
+    root.setLevel(level)
+    for name in LIBRARY_LOGGERS:
+        logging.getLogger(name).setLevel(library_level.upper() if library_level else max(root.level, logging.WARNING))
 
 
 def _shared_processors() -> list[Processor]:

@@ -164,6 +164,9 @@ class Settings(BaseModel):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = Field(
         default="info", description="'debug', 'info', 'warning' or 'error'"
     )
+    library_log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, LowerCase] = Field(
+        default=None, description="'debug', 'info', 'warning' or 'error'"
+    )
     log_format: Annotated[Literal["auto", "json", "console"], LowerCase] = Field(
         default="auto", description="'auto', 'json' or 'console'"
     )

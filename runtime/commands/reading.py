@@ -21,7 +21,7 @@ from runtime.commands.options import (
     shared,
     workflows_option,
 )
-from runtime.commands.session import UNKNOWN_TYPE, Session, execute, interruption, print_json, tell
+from runtime.commands.session import NAME_ITS_MODULE, Session, execute, interruption, print_json, tell
 from runtime.endings import GRAPH_WORKFLOWS, closing_line, ending_lines, graph_results
 from runtime.listing import STATUS_NAMES, list_runs
 from runtime.report import View, event_line, progress_lines, run_line
@@ -147,7 +147,7 @@ async def _carried(session: Session, reader: RunReader) -> AsyncIterator[None]:
     if not await is_answered(session, reader):
         raise Fault(
             f"Run {reader.info.id!r} cannot go on here: its workflow type {reader.info.type!r} is not known. "
-            f"{UNKNOWN_TYPE}"
+            f"{NAME_ITS_MODULE}"
         )
     yield
 

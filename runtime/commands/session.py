@@ -48,7 +48,7 @@ LOCAL_STORE = LOCAL_FOLDER / "blobs"
 
 LATEST = "-"
 
-UNKNOWN_TYPE = "Name the module of that with --workflows, or in PERDURE_WORKFLOWS."
+NAME_ITS_MODULE = "Name that workflow's module with --workflows, or in PERDURE_WORKFLOWS."
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Session:
         """Name each unfinished run that goes on because this call brings a worker."""
         if self.common.is_local:
             for workflow_id, workflow_type in await open_runs(self.client, self.settings.task_queue):
-                goes_on = "goes on." if self.serves(workflow_type) else f"waits for its workflow. {UNKNOWN_TYPE}"
+                goes_on = "goes on." if self.serves(workflow_type) else f"waits for its workflow. {NAME_ITS_MODULE}"
                 tell(f"Run {workflow_id!r} ({workflow_type}) {goes_on}")
 
 
@@ -148,10 +148,12 @@ async def _execute(
 
 def _quieten(settings: Settings, *, is_serving: bool) -> None:
     """Keep logs off the view unless somebody asked for them: only errors, on stderr, the SDK's own among them."""
-    if is_serving or settings.model_fields_set & {"log_level", "log_format"}:
+    given = settings.model_fields_set
+    if is_serving or given & {"log_level", "library_log_level", "log_format"}:
         from runtime import logs  # loads structlog, which reading a run must not wait for
 
-        logs.configure(settings.log_level if "log_level" in settings.model_fields_set else "error", settings.log_format)
+        level = settings.log_level if "log_level" in given else "error"
+        logs.configure(level, settings.log_format, library_level=settings.library_log_level)
     else:
         logging.getLogger().setLevel(logging.ERROR)
     forwarding = LogForwardingConfig(

@@ -176,6 +176,30 @@ def test_logs_show_no_local_variables_on_a_terminal() -> None:
     assert "sk-live-2" not in stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("level", "library_level", "told"),
+    [
+        ("debug", None, ["perdure.test debug", "httpx warning"]),
+        ("error", None, []),
+        ("info", "debug", ["httpx debug", "httpx warning"]),
+    ],
+    ids=["debugging", "errors only", "libraries asked for"],
+)
+def test_logs_leave_libraries_out_unless_they_are_asked_for(
+    lines: Lines, level: str, library_level: str | None, told: list[str]
+) -> None:
+    """perdure's level is its own: what a model's client tells of each request hides what perdure does."""
+    stream = io.StringIO()
+    logs.configure(level, "json", stream, library_level=library_level)
+    structlog.get_logger("perdure.test").debug("a step")
+    logging.getLogger("httpx").debug("a request")
+    logging.getLogger("httpx").warning("a request failed")
+    logs.configure("info", "json", stream)
+    written = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [f"{line['logger']} {line['level']}" for line in written] == told
+    assert lines() == []
+
+
 def test_logs_configured_again_write_once(lines: Lines) -> None:
     """A second configuration replaces the first."""
     again = io.StringIO()

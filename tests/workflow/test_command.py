@@ -384,15 +384,15 @@ def test_run_of_ones_own_goes_on_where_its_module_is_named(place: Place, perdure
     assert perdure("watch", "mine", "--local") == Ran(
         2,
         "",
-        "Run 'mine' cannot go on here: its workflow type 'Greet' is not known. Name the module of that with "
+        "Run 'mine' cannot go on here: its workflow type 'Greet' is not known. Name that workflow's module with "
         "--workflows, or in PERDURE_WORKFLOWS.\n",
     )
     other = perdure("run", "Steps", "[]", "--local")
     assert (other.code, "Traceback" in other.err) == (0, False)
     assert (
-        "Run 'mine' (Greet) waits for its workflow. Name the module of that with --workflows, or in PERDURE_WORKFLOWS."
-        in other.err.splitlines()
-    )
+        "Run 'mine' (Greet) waits for its workflow. Name that workflow's module with --workflows, or in "
+        "PERDURE_WORKFLOWS."
+    ) in other.err.splitlines()
     assert perdure("watch", "mine", "--local", "--workflows", "greeting:Greet").code == 0
 
 
