@@ -26,6 +26,7 @@ from temporalio.worker import (
 
 from runtime.plugin import PerdurePlugin, workflow_name
 from runtime.settings import Settings
+from runtime.texts import full_stop
 from workflows.errors import cut
 from workflows.wire import EVENTS_QUERY
 
@@ -34,7 +35,7 @@ Questions = Mapping[str, Sequence[Any]]
 
 
 class RecallFailed(Exception):
-    """The history does not replay with the code that is here."""
+    """The history does not replay with the code that is here; the message says why, and what helps."""
 
 
 class _AskingRunner(WorkflowRunner):
@@ -153,8 +154,11 @@ async def recall(
     started = history.events[0].workflow_execution_started_event_attributes.workflow_type.name
     known = {workflow_name(served) for served in replayer.config(active_config=True)["workflows"]}
     if started not in known and None not in known:  # None: a dynamic workflow, which takes any type
-        raise RecallFailed(f"the workflow type {started!r} is not known here")
+        raise RecallFailed(
+            f"the workflow type {started!r} is not known. Name its module with --workflows, or start a worker."
+        )
     result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
     if result.replay_failure is not None:
-        raise RecallFailed(cut(str(result.replay_failure)))
+        why = full_stop(cut(str(result.replay_failure)))
+        raise RecallFailed(f"{why} Start a worker that has the code of that run.")
     return {name: answer for runner in runners for name, answer in runner.answers.items()}

@@ -257,8 +257,7 @@ class RunReader:
         except RecallFailed as error:
             self._not_replayed = NotReplayed(
                 f"Run {self.info.id!r} ({self.info.type}) has ended, no worker of task queue "
-                f"{self.info.task_queue!r} answers, and its history cannot be replayed here: {full_stop(str(error))} "
-                "Name the module of its workflow with --workflows, or start a worker."
+                f"{self.info.task_queue!r} answers, and its history cannot be replayed here: {error}"
             )
             raise self._not_replayed from error
 

@@ -295,8 +295,7 @@ def test_run_that_nobody_serves_says_so(perdure: Perdure, place: Place, monkeypa
         1,
         "",
         "Run 'waits' (Greet) has ended, no worker of task queue 'lonely' answers, and its history cannot be replayed "
-        "here: the workflow type 'Greet' is not known here. Name the module of its workflow with --workflows, or start "
-        "a worker.\n",
+        "here: the workflow type 'Greet' is not known. Name its module with --workflows, or start a worker.\n",
     )
     ended = perdure("result", "waits", "--local", "--json").value
     assert (ended["status"], ended["failure"]) == ("terminated", {"type": None, "message": "enough"})
