@@ -80,7 +80,7 @@ class ChainSupply(Supply[Any]):
         most = MOST_INLINE_STEPS // self._steps
         items = list(islice(self._source, most + 1))
         if len(items) > most:
-            raise FanOutTooLarge(len(items) if self.more else self.known, self._steps, MOST_INLINE_STEPS, why)
+            raise FanOutTooLarge(len(items) if self.has_more else self.known, self._steps, MOST_INLINE_STEPS, why)
         return items
 
     def _why_not_carried(self) -> str | None:
@@ -178,7 +178,10 @@ def _found(name: str) -> PipelineStage[Any]:
         with workflow.unsafe.sandbox_import_notification_policy(silent):  # the parent's own module, most often
             stage: PipelineStage[Any] = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise InputRejected(f"pipeline: the stage {name!r} is not on this worker ({error}).") from None
+        raise InputRejected(
+            f"pipeline: the stage {name!r} is not on this worker ({error}). "
+            "Every worker of the task queue must have its module."
+        ) from None
     return stage
 
 

@@ -169,7 +169,7 @@ class FanOut:
             self._run.refresh_details()
 
         sharing = self._run.sharing
-        if self._supply.more:  # at least as many as would keep all lanes busy
+        if self._supply.has_more:  # at least as many as would keep all lanes busy
             sharing += self._supply.slice_length * len(self._lanes)
         return await self._run.grants.obtain(bundle(pieces, sharing), waits)
 

@@ -92,14 +92,14 @@ class GraphWorkflow(AgentWorkflow):
         before: Sequence[WorkflowResult] = (),
         *,
         carried: CarriedGraph | None,
-        new: Continuation,
+        continuation: Continuation,
     ) -> WorkflowResult:
         """The result of a graph that completed; one that did not is raised as a failure of its status.
 
         The failure's details are its result and, where there are any, the results `before` it. `carried` is where an
-        earlier run left the graph, `new` how a next one takes it up.
+        earlier run left the graph, `continuation` how a next one takes it up.
         """
-        result, is_cancelled = await walk(self, graph, state, carried=carried, new=new)
+        result, is_cancelled = await walk(self, graph, state, carried=carried, continuation=continuation)
         if result.status == "completed":
             return result
         kind, message = (wire.CANCELLED, "the run was cancelled") if is_cancelled else (result.status, _why(result))
@@ -146,7 +146,7 @@ class StageGraph(GraphWorkflow):
             self.perdure.raise_if_cancelled()  # what is carried was packed in parts, and a cancel may have passed
             self.perdure.continue_as_new([definition, left])
 
-        result = await self.walked(graph, graph.initial_state, carried=taken_up, new=Continuation(begin))
+        result = await self.walked(graph, graph.initial_state, carried=taken_up, continuation=Continuation(begin))
         [fitting] = await _fitting([result])
         return cast(WorkflowResult, fitting)  # what a client reads it as
 
@@ -191,7 +191,7 @@ class Chain(GraphWorkflow):
                 {**graph.initial_state, **state},
                 results,
                 carried=taken_up.graph if taken_up else None,
-                new=Continuation(self._beginning(chain, results), room_bytes=MAX_CARRIED_BYTES // 2),
+                continuation=Continuation(self._beginning(chain, results), room_bytes=MAX_CARRIED_BYTES // 2),
             )
             taken_up = None
             results.append(result)

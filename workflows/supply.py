@@ -89,14 +89,14 @@ class Supply(ABC, Generic[Source]):
         """What is known from the beginning."""
         self.known = len(head)
         """How many there are, as far as that is known."""
-        self.more = not is_counted and self.inline is None
+        self.has_more = not is_counted and self.inline is None
         """Whether others may follow."""
         self.endings: list[Ending | None] = []
         self.slice_length = max(1, SLICE_STEPS // steps_each)
         """Of one child, at most."""
         self.common_bytes = 0
         """What each child is given beside its pieces."""
-        self._source: Iterator[Source] = chain(head, rest) if self.more else iter(head)
+        self._source: Iterator[Source] = chain(head, rest) if self.has_more else iter(head)
         self._came_back: deque[Piece] = deque()
 
     def take(self, lanes: int) -> list[Piece]:
@@ -129,7 +129,7 @@ class Supply(ABC, Generic[Source]):
 
     def _most(self, lanes: int) -> int:
         """Towards the end less, so that no lane works long after the others."""
-        if self.more:
+        if self.has_more:
             return self.slice_length
         left = self.known - len(self.endings) + len(self._came_back)
         return min(self.slice_length, max(LEAST_SLICE, -(-left // (2 * lanes))))
@@ -140,7 +140,7 @@ class Supply(ABC, Generic[Source]):
         try:
             thing = next(self._source)
         except StopIteration:
-            self.more = False
+            self.has_more = False
             return None
         piece = self._piece(len(self.endings), thing)
         self.endings.append(None)
@@ -221,7 +221,7 @@ class StepSupply(Supply[AgentStepSpec]):
         counted = Counter(spec.task_id for spec in self.head)
         if len(counted) < len(self.head):
             raise DuplicateTaskIds(verb, [task_id for task_id, count in counted.items() if count > 1])
-        self._seen: set[str] | None = set() if self.more else None
+        self._seen: set[str] | None = set() if self.has_more else None
 
     @property
     def expected(self) -> int:

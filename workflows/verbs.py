@@ -101,7 +101,7 @@ class AgentWorkflow:
         run.raise_if_cancelled()
         index, run.phase_index = run.phase_index, run.phase_index + 1
         record = run.board.open_phase(name, index, supply.known)
-        run.tell(PhaseStart(name=name, index=index, step_count=supply.known, more=supply.more))
+        run.tell(PhaseStart(name=name, index=index, step_count=supply.known, more=supply.has_more))
 
         def expect(count: int) -> None:
             record.step_count += count
@@ -109,10 +109,8 @@ class AgentWorkflow:
         try:
             with workflow.create_event_group(f"phase-{index}", label=name or None).scope():
                 outcomes = await self._branches(supply, str(index), f"{index}.0", record, expect)
-        except (
-            asyncio.CancelledError,
-            Exception,
-        ):  # not `finally`: a coroutine that is merely closed has no clock to ask
+        # Not `finally`: a coroutine that is merely closed has no clock to ask.
+        except (asyncio.CancelledError, Exception):
             self._end_phase(record)
             raise
         self._end_phase(record)

@@ -37,7 +37,7 @@ def test_supply_up_to_the_bound_is_inline(counted: bool) -> None:
     specs = many(INLINE_STEPS)
     whole = StepSupply("parallel", list(specs) if counted else specs)
     assert whole.inline is not None
-    assert (len(whole.inline), whole.known, whole.more) == (INLINE_STEPS, INLINE_STEPS, False)
+    assert (len(whole.inline), whole.known, whole.has_more) == (INLINE_STEPS, INLINE_STEPS, False)
 
 
 @pytest.mark.parametrize(("counted", "known"), [(True, 1_400), (False, 1_001)], ids=["list", "generator"])
@@ -45,11 +45,11 @@ def test_supply_beyond_the_bound_is_taken_in_slices(counted: bool, known: int) -
     """Each step comes once, in order; a generator is asked only for what is needed."""
     specs = many(1_400)
     sliced = StepSupply("parallel", list(specs) if counted else specs)
-    assert (sliced.inline, sliced.known, sliced.more) == (None, known, not counted)
+    assert (sliced.inline, sliced.known, sliced.has_more) == (None, known, not counted)
     slices = drained(sliced)
     assert [at for each in slices for at in each] == list(range(1_400))
     assert max(map(len, slices)) <= SLICE_STEPS
-    assert (sliced.known, sliced.more) == (1_400, False)
+    assert (sliced.known, sliced.has_more) == (1_400, False)
 
 
 def test_generator_is_not_asked_ahead() -> None:

@@ -31,9 +31,9 @@ Cache = MutableMapping[str, JsonValue]
 
 MOST_ATTEMPTS = 1_000_000
 # Temporal counts attempts in 32 bits; whoever asks for more asks for no end.
-STAGES_OF_AN_ACTION = 0.2
+STAGES_PER_ACTION = 0.2
 # An action that calls no tool, or may not, takes about 80 µs, a fifth of a small stage.
-POLICIES_OF_AN_ACTION = 100
+POLICIES_PER_ACTION = 100
 # Asking so many policies takes about as long.
 
 
@@ -50,7 +50,7 @@ class _Stage:
 
     async def keep_pace(self) -> None:
         """Before each action: some wait for nothing, and a proposal may hold thousands."""
-        await self.pace.spend(STAGES_OF_AN_ACTION * (1 + len(self.policies) / POLICIES_OF_AN_ACTION))
+        await self.pace.spend(STAGES_PER_ACTION * (1 + len(self.policies) / POLICIES_PER_ACTION))
 
 
 async def run_proposal(

@@ -31,7 +31,7 @@ from workflows.graph.definition import (
     Step,
     SubWorkflowStep,
 )
-from workflows.graph.items import ItemSupply, carried_items
+from workflows.graph.items import ItemSupply, slicing_of
 from workflows.graph.outputs import StageFailed, answer_of
 from workflows.graph.proposal import Course, failure
 from workflows.graph.results import (
@@ -62,10 +62,10 @@ MAX_PROMPT_LENGTH = 500
 MAX_EXPANSION = 50_000_000
 # Characters of all references that one step has replaced. A history ends at as many bytes, and a worker's memory not
 # long after: a thousand actions that each hold a text of the state twice need no large definition.
-STAGES_OF_A_TASK = 0.02
+STAGES_PER_PLACE = 0.02
 # Making a place in a window: there are up to a thousand of them, and each item of a `for_each` may make as many again.
 ACTIONS_AT_ONCE = 100
-STAGES_OF_RENDERING = 0.1
+STAGES_PER_RENDERING = 0.1
 # Looking for references in an action takes about a tenth of a small stage.
 MANY_AGENTS = 1_000
 # Preparing more takes a tenth of a second, and making steps of them twice that again: each in an activation of its own.
@@ -148,7 +148,7 @@ async def act(scope: Scope, proposal: ActionProposal) -> ProposalResult:
             pace=frame.pace,
         )
     except asyncio.CancelledError:
-        frame.left = ProposalOutput(result=course.result(duration_ms=0))
+        frame.partial = ProposalOutput(result=course.result(duration_ms=0))
         raise
     if not result.is_success:
         raise StageFailed(failure(result), ProposalOutput(result=result))
@@ -162,7 +162,7 @@ async def _rendered_actions(scope: Scope, proposal: ActionProposal) -> tuple[Act
     actions, expanded = list[Action](), 0
     for action in proposal.actions:
         if len(actions) % ACTIONS_AT_ONCE == ACTIONS_AT_ONCE - 1:
-            await scope.frame.pace.spend(STAGES_OF_RENDERING * ACTIONS_AT_ONCE)
+            await scope.frame.pace.spend(STAGES_PER_RENDERING * ACTIONS_AT_ONCE)
         expanded += scope.expansion(action.parameters)
         refuse_large(expanded, MAX_EXPANSION, "the parameters of the actions together are")
         parameters = scope.rendered(action.parameters)
@@ -221,7 +221,7 @@ async def repeat(scope: Scope, step: LoopUntilStep) -> StageOutput:
         except StageFailed as failed:
             raise StageFailed(str(failed), _looped([*outputs, failed.output], satisfied)) from None
         except asyncio.CancelledError:
-            scope.frame.left = _looped([*outputs, *_left(scope)], satisfied)
+            scope.frame.partial = _looped([*outputs, *_partial(scope)], satisfied)
             raise
         scope.state[f"stage.{scope.stage.id}.answer"] = answer_of(outputs[-1])
         scope.state[f"stage.{scope.stage.id}.iteration"] = len(outputs)
@@ -233,10 +233,10 @@ def _looped(outputs: list[StageOutput], satisfied: bool) -> LoopOutput:
     return LoopOutput(iterations=len(outputs), satisfied=satisfied, iterations_output=tuple(outputs))
 
 
-def _left(scope: Scope) -> list[StageOutput]:
+def _partial(scope: Scope) -> list[StageOutput]:
     """What a body that was just cut off had done, if it told."""
-    left = scope.frame.take_left()
-    return [] if left is None else [left]
+    partial = scope.frame.take_partial()
+    return [] if partial is None else [partial]
 
 
 class _Ended:
@@ -283,20 +283,20 @@ async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
             raise asyncio.CancelledError
 
     width = min(step.max_concurrent or run.options.window, MAX_CONCURRENCY)
-    await pace.spend(min(width, len(items)) * STAGES_OF_A_TASK)
-    carried = carried_items(scope, step, items)
+    await pace.spend(min(width, len(items)) * STAGES_PER_PLACE)
+    slicing = slicing_of(scope, step, items)
     try:
-        if carried is None:
+        if slicing is None:
             await sliding_window(range(len(items)), width, one)
         else:
-            place, supply = carried.place, ItemSupply(items, carried.work, ended.keep, one)
+            place, supply = slicing.place, ItemSupply(items, slicing.work, ended.keep, one)
             await FanOut(run, supply, place.id, place.stage, place.expect, run.options.window, width).endings()
             await pace.pause()  # what follows takes its time
     except asyncio.CancelledError:
-        scope.frame.left = ended.output(is_carried=carried is not None)
+        scope.frame.partial = ended.output(is_carried=slicing is not None)
         raise
     scope.state[f"foreach.{scope.stage.id}.count"] = len(items)
-    output = ended.output(is_carried=carried is not None)
+    output = ended.output(is_carried=slicing is not None)
     if (failure := ended.failure()) is not None:
         raise StageFailed(failure, output)
     return output
@@ -314,7 +314,7 @@ async def item_end(scope: Scope, body: Step, index: int, item: JsonValue) -> tup
     except StageFailed as failed:
         output, failure = failed.output, str(failed)
     except asyncio.CancelledError:
-        return ItemEnd(output=next(iter(_left(scope)), EmptyOutput()), is_cut_off=True), True
+        return ItemEnd(output=next(iter(_partial(scope)), EmptyOutput()), is_cut_off=True), True
     del layer["index"]
     if layer["item"] is item:
         del layer["item"]
@@ -369,8 +369,8 @@ async def deliver(scope: Scope, step: DeliverStep) -> StageOutput:
                 failed.output.result if isinstance(failed.output, ProposalOutput) else _refused(sink, str(failed))
             )
         except asyncio.CancelledError:
-            cut_off = [left.result for left in _left(scope) if isinstance(left, ProposalOutput)]
-            scope.frame.left = DeliverOutput(results=(*results, *cut_off))
+            cut_off = [partial.result for partial in _partial(scope) if isinstance(partial, ProposalOutput)]
+            scope.frame.partial = DeliverOutput(results=(*results, *cut_off))
             raise
     scope.state.update({key: value for key, value in layer.items() if key != "payload"})
     scope.state[f"stage.{scope.stage.id}.delivered_count"] = len(step.sinks) - len(errors)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,42 +61,52 @@ async def walk(
     outer: Frame | None = None,
     *,
     carried: CarriedGraph | None = None,
-    new: Continuation | None = None,
+    continuation: Continuation | None = None,
 ) -> tuple[WorkflowResult, bool]:
     """The result of a graph, and whether a cancel ended it; compensations have run when this returns.
 
-    A graph nested in another (`outer`) obeys that one's policies beside its own. Where there is a `new` run to be
-    begun, a history that has grown long ends between two stages, and the next one goes on with what is then `carried`.
+    A graph nested in another (`outer`) obeys that one's policies beside its own. With a `continuation`, a history that
+    has grown long ends between two stages, and the next one goes on with what is then `carried`.
     """
     begun = workflow.now() if carried is None else carried.begun_at
-    frame = Frame(
-        owner,
-        graph,
-        _seeded(graph, state),
-        Saga(owner),
-        policies=(*(outer.policies if outer else ()), *policies_of(graph.metadata, f"graph {graph.id!r}")),
-        cache=outer.cache if outer else dict(carried.cache) if carried else {},
-        pace=outer.pace if outer else Pace(),
-    )
+    frame = _framed(owner, graph, state, outer)
     following = graph.start if carried is None else _taken_up(frame, carried)
     is_cancelled, failed = False, False
     try:
-        failed = not await _to_the_end(frame, following, begun, new)
+        failed = not await _to_the_end(frame, following, begun, continuation)
     except asyncio.CancelledError:
         is_cancelled = failed = True
     frame.at_failure = dict(frame.state) if failed else {}
     compensations = await frame.saga.compensate() if failed else []
-    result = WorkflowResult(
-        workflow_id=graph.id,
-        workflow_name=graph.name,
-        status=_status(failed, compensations),
+    return _result(frame, begun, _status(failed, compensations), compensations), is_cancelled
+
+
+def _framed(owner: AgentWorkflow, graph: GraphDefinition, state: Mapping[str, JsonValue], outer: Frame | None) -> Frame:
+    policies = policies_of(graph.metadata, f"graph {graph.id!r}")
+    return Frame(
+        owner,
+        graph,
+        _seeded(graph, state),
+        Saga(owner),
+        policies=(*outer.policies, *policies) if outer else policies,
+        cache=outer.cache if outer else {},
+        pace=outer.pace if outer else Pace(),
+    )
+
+
+def _result(
+    frame: Frame, begun: datetime, status: WorkflowStatus, compensations: Sequence[CompensationResult]
+) -> WorkflowResult:
+    return WorkflowResult(
+        workflow_id=frame.graph.id,
+        workflow_name=frame.graph.name,
+        status=status,
         stages=tuple(frame.results),
         compensations=tuple(_reported(compensation) for compensation in compensations),
         duration_ms=(workflow.now() - begun) // timedelta(milliseconds=1),
         timestamp=rfc3339(begun),
         final_state=frame.state,
     )
-    return result, is_cancelled
 
 
 def _seeded(graph: GraphDefinition, state: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -126,6 +136,7 @@ def _taken_up(frame: Frame, carried: CarriedGraph) -> str:
     """Put a frame where the run before this one left it; the stage that comes next."""
     frame.state.clear()
     frame.state.update(carried.state)
+    frame.cache.update(carried.cache)
     frame.executions = carried.executions
     frame.results.extend(carried.results)
     stages = {stage.id: stage for stage in frame.graph.stages}
@@ -134,19 +145,19 @@ def _taken_up(frame: Frame, carried: CarriedGraph) -> str:
     return carried.following
 
 
-async def _continue_if_long(frame: Frame, following: str, begun: datetime, new: Continuation) -> None:
+async def _continue_if_long(frame: Frame, following: str, begun: datetime, continuation: Continuation) -> None:
     """Return where the run goes on as it is; else it ends here."""
-    if new.is_too_large or not frame.run.is_long:
+    if continuation.is_too_large or not frame.run.is_long:
         return
     await frame.run.settled()
-    carried = await in_parts(packing(frame, following, begun, new.room_bytes))
+    carried = await in_parts(packing(frame, following, begun, continuation.room_bytes))
     if carried is not None:
-        await new.begin(carried)
-    new.is_too_large = True
+        await continuation.begin(carried)
+    continuation.is_too_large = True
     frame.owner.log("warning", TOO_LARGE_TO_CARRY, {"stage": following})
 
 
-async def _to_the_end(frame: Frame, following: str | None, begun: datetime, new: Continuation | None) -> bool:
+async def _to_the_end(frame: Frame, following: str | None, begun: datetime, continuation: Continuation | None) -> bool:
     """Run stages until no edge fits; whether the graph completed."""
     stages = {stage.id: stage for stage in frame.graph.stages}
     edges: dict[str, list[tuple[tuple[Condition, ...], str]]] = {}
@@ -156,8 +167,8 @@ async def _to_the_end(frame: Frame, following: str | None, begun: datetime, new:
         # Work that is done in parts lets a cancel pass, and one that was delivered is not delivered again.
         frame.run.raise_if_cancelled()
         await frame.pace.keep(len(frame.state))
-        if new is not None and following in stages:
-            await _continue_if_long(frame, following, begun, new)
+        if continuation is not None and following in stages:
+            await _continue_if_long(frame, following, begun, continuation)
         refusal = _refusal(frame, following, stages)
         if refusal is not None:
             name = stages[following].name if following in stages else following
@@ -211,8 +222,8 @@ def _report(
     frame: Frame, stage: Stage, record: PhaseRecord, begun: datetime, output: StageOutput, error: str | None
 ) -> StageOutput:
     """Write a stage's end into the results, the log and the board; its output, or what it had done when cut off."""
-    run, left = frame.run, frame.take_left()
-    output = left if left is not None and isinstance(output, EmptyOutput) else output
+    run, partial = frame.run, frame.take_partial()
+    output = partial if partial is not None and isinstance(output, EmptyOutput) else output
     duration_ms = (workflow.now() - begun) // timedelta(milliseconds=1)
     status: Literal["succeeded", "failed"] = "failed" if error else "succeeded"
     frame.results.append(
@@ -301,7 +312,7 @@ async def nested(scope: Scope, step: SubWorkflowStep) -> StageOutput:
     result, is_cancelled = await walk(scope.frame.owner, step.workflow, initial, scope.frame)
     output = SubWorkflowOutput(result=result)
     if is_cancelled:
-        scope.frame.left = output  # the nested graph has compensated; what it did is still part of the result
+        scope.frame.partial = output  # the nested graph has compensated; what it did is still part of the result
         raise asyncio.CancelledError
     if result.status != "completed":
         raise StageFailed("stage 'sub_workflow' failed: sub-workflow failed", output)

@@ -41,7 +41,7 @@ class Frame:
     executions: int = 0
     completed: list[str] = field(default_factory=list)
     """Stages that compensation undoes, in order of completion; pushed on the saga in that order."""
-    left: StageOutput | None = None
+    partial: StageOutput | None = None
     """What the stage under way had done when it was cut off."""
     at_failure: dict[str, JsonValue] = field(default_factory=dict)
     """The state when the graph failed: what references in its compensations read."""
@@ -51,10 +51,10 @@ class Frame:
         """The state of the whole run."""
         return self.owner.perdure
 
-    def take_left(self) -> StageOutput | None:
+    def take_partial(self) -> StageOutput | None:
         """What the stage that was cut off had done, once."""
-        left, self.left = self.left, None
-        return left
+        partial, self.partial = self.partial, None
+        return partial
 
     def uses_templates(self, stage: Stage) -> bool:
         """Whether `{{key}}` is replaced in this stage."""

@@ -123,7 +123,7 @@ def place_of(work: ItemsWork, index: int) -> ItemPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class Slicing:
     """How children carry the items of a `for_each`."""
 
     place: Place
@@ -132,7 +132,7 @@ class Carried:
     """What each child is given beside its items."""
 
 
-def carried_items(scope: Scope, step: ForEachStep, items: Sequence[JsonValue]) -> Carried | None:
+def slicing_of(scope: Scope, step: ForEachStep, items: Sequence[JsonValue]) -> Slicing | None:
     """How children carry the items; None where the run itself does: where they are few, or where only it can."""
     if len(items) <= supply.INLINE_STEPS or not workflow.patched(wire.FOR_EACH_SLICES_PATCH):
         return None
@@ -142,7 +142,7 @@ def carried_items(scope: Scope, step: ForEachStep, items: Sequence[JsonValue]) -
         if (size := _size(work)) <= MOST_COMMON_BYTES:
             place = scope.frame.run.place()
             path, first = place.items(len(items))
-            return Carried(place, work.model_copy(update={"place": place.id, "path": path, "first": first}))
+            return Slicing(place, work.model_copy(update={"place": place.id, "path": path, "first": first}))
         limit = MOST_COMMON_BYTES / 1e6
         why = f"takes {size / 1e6:.1f} MB with the state that it reads, and a child is given {limit:.1f} MB"
     told = f"stage '{scope.stage.id}' runs its {len(items):,} items in the history of the run: its body {why}."

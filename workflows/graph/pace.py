@@ -19,9 +19,9 @@ T = TypeVar("T")
 MOST_AT_ONCE = 100.0
 # Stages, or items of a `for_each`, in one activation: about 0.05 s of a slow core, and three times that where Python
 # collects its garbage meanwhile. A machine that gives a worker a tenth of its time must still do.
-KEYS_OF_A_STAGE = 3_000
+KEYS_PER_STAGE = 3_000
 # Reading and copying a state of so many keys takes about as long as running a small stage.
-CHARACTERS_OF_A_STAGE = 2_000
+CHARACTERS_PER_STAGE = 2_000
 # Storing an answer of so many does too, where it is many small values.
 
 
@@ -39,7 +39,7 @@ class Pace:
 
     async def keep(self, state_keys: int) -> None:
         """Before a stage: return at once, or after a pause where enough was done."""
-        await self.spend(1 + state_keys / KEYS_OF_A_STAGE)
+        await self.spend(1 + state_keys / KEYS_PER_STAGE)
 
     async def spend(self, stages: float) -> None:
         """The same before what takes as long as so many stages."""
@@ -49,7 +49,7 @@ class Pace:
 
     def charge(self, characters: int) -> None:
         """Count an answer that was written."""
-        self._done += characters / CHARACTERS_OF_A_STAGE
+        self._done += characters / CHARACTERS_PER_STAGE
 
     async def pause(self) -> None:
         """Give the worker back; those who ask meanwhile wait for the same pause."""

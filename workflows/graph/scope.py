@@ -22,7 +22,7 @@ from workflows.graph.templates import MissingKey, render
 
 MAX_RENDERED_PARTS = 30_000
 # Lists and objects in one such value: checking and storing so many takes a quarter of a second, and none gives way.
-CHARACTERS_OF_A_PART = 10
+CHARACTERS_PER_PART = 10
 # Checking and storing a list takes as long as storing an answer of so many characters.
 MAX_RENDERED_DEPTH = 100
 # Lists and objects in each other: a loop that writes `[{{list}}]` adds one each time, and a result nested more than
@@ -54,7 +54,7 @@ class Scope:
         except MissingKey as missing:
             raise StageFailed(str(missing)) from None
         if rendered != value:
-            self.frame.pace.charge(_refuse_overgrown(rendered) * CHARACTERS_OF_A_PART)
+            self.frame.pace.charge(_refuse_overgrown(rendered) * CHARACTERS_PER_PART)
         return rendered
 
     def expansion(self, value: JsonValue) -> int:

@@ -31,7 +31,7 @@ REMEMBERED_CLAIMS = 200
 # Answers kept for runs that ask again: those whose worker was lost while it asked.
 REMEMBERED_FLAGS = 200_000
 # In these answers together, at a character each; the rest of that argument.
-CLAIMS_OF_A_RUN = 400
+MOST_CLAIMS = 400
 # Temporal allows 2,000 updates in an execution; the store continues as new long before.
 
 
@@ -100,7 +100,7 @@ class SeenStore:
         """Serve claims, then continue as new with what was seen."""
         await workflow.wait_condition(
             lambda: (
-                (self._claims >= CLAIMS_OF_A_RUN or workflow.info().is_continue_as_new_suggested())
+                (self._claims >= MOST_CLAIMS or workflow.info().is_continue_as_new_suggested())
                 and workflow.all_handlers_finished()
             )
         )
