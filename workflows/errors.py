@@ -37,6 +37,8 @@ from temporalio.exceptions import ApplicationError
 QUOTED_LENGTH = 200
 NAMED_IDS = 5
 # What a message quotes is cut here: a message is read in one line of the UI.
+PAYLOAD_BYTES_OF_TEMPORAL = 2 * 1024 * 1024
+# What its server takes. A limit above that is a blob store's.
 
 
 class PerdureError(ApplicationError):
@@ -92,13 +94,15 @@ class NotInitialised(PerdureError):
 
 
 class PayloadTooLarge(PerdureError):
-    """A value is larger than one payload of a history may be."""
+    """A value is larger than one payload may be: in a history, or in a blob store."""
 
     def __init__(self, *, owner: str, field: str, size: int, limit: int) -> None:
-        super().__init__(
-            f"{owner}: {field} is {size / 1e6:.1f} MB and the limit is {limit / 1e6:.1f} MB. "
-            "Shorten it, or pass a reference to it."
-        )
+        told = f"{owner}: {field} is {size / 1e6:.1f} MB and the limit is {limit / 1e6:.1f} MB"
+        if limit < PAYLOAD_BYTES_OF_TEMPORAL:
+            remedy = "Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS)."
+        else:
+            remedy = "Shorten it, or pass a reference to it."
+        super().__init__(f"{told}. {remedy}")
 
 
 class AgentsRejected(PerdureError):
@@ -126,7 +130,7 @@ class PatternFailed(PerdureError):
 
 
 class StepFailed(PerdureError):
-    """A step failed for good; its details hold the StepOutcome, so that its usage is not lost."""
+    """A step failed for good: another attempt would fail alike. The message is the step's failure text."""
 
 
 class PayloadLocked(ApplicationError):

@@ -57,7 +57,7 @@ class Log(Stored):
 
 
 class BudgetExhausted(Stored):
-    """Sent at each phase end while a limit is reached."""
+    """Sent at the end of each phase and stage while a limit is reached."""
 
     type: Literal["budget_exhausted"] = "budget_exhausted"
     resource: Literal["workflow_tokens", "workflow_usd"]
@@ -101,7 +101,7 @@ class StepFinished(Stored):
 
 
 class StepWaiting(Stored):
-    """The step has no tokens to go on and waits, for other steps to settle or for a raise."""
+    """The step waits: for tokens, for specialists or people, or for the run that takes it up. `reason` tells."""
 
     type: Literal["step_waiting"] = "step_waiting"
     step: str
@@ -126,11 +126,13 @@ class StepWarning(Stored):
 
 
 class UsageUnknown(Stored):
-    """The step ended without telling what it spent, so its whole grant was charged."""
+    """A step, or a child that carried steps, ended without telling what it spent: all that it held was charged."""
 
     type: Literal["usage_unknown"] = "usage_unknown"
     step: str
+    """Identity of the step, or the child's workflow id."""
     charged_tokens: int | None
+    """None: it had no limit, so nothing could be charged."""
 
 
 class UsageRecorded(Stored):

@@ -29,8 +29,8 @@ AGENT_MAX_STEPS = 50
 # How many tool rounds an agent may take when its step sets no `max_steps`.
 
 MAX_CONCURRENCY = 1_000
-# Temporal ends a run that has more than 2,000 activities pending, and starting more at once keeps an activation busy
-# for longer than half a second.
+# Temporal fails the workflow tasks of a run that has more than 2,000 activities pending, and starting more at once
+# keeps an activation busy for longer than half a second.
 
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
 # Ten years: Temporal holds durations in 64 bits of nanoseconds, and a longer one keeps a workflow task failing.

@@ -447,7 +447,10 @@ async def test_step_that_is_too_large_fails_with_its_usage(steps: Steps) -> None
         context.record_after_llm(Usage(input_tokens=1))
         return "x" * 3_100_000 if step.prompt == "text" else {"x": "x" * 1_000_000}
 
-    told = "step 't': {} MB and the limit is 1.9 MB. Shorten it, or pass a reference to it."
+    told = (
+        "step 't': {} MB and the limit is 1.9 MB. "
+        "Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS)."
+    )
     assert [await steps.run(agent, spec={"prompt": prompt}) for prompt in ("text", "dict")] == [
         _failed(told.format(what), usage=Usage(input_tokens=1))
         for what in ("output is 3.1", "output with structured is 2.0")

@@ -147,5 +147,6 @@ def test_fit_names_owner_field_and_size() -> None:
     with pytest.raises(PayloadTooLarge) as refused:
         wire.fit("x" * 3_100_000, owner="step 'merge'", field="prompt")
     assert refused.value.message == (
-        "step 'merge': prompt is 3.1 MB and the limit is 1.9 MB. Shorten it, or pass a reference to it."
+        "step 'merge': prompt is 3.1 MB and the limit is 1.9 MB. "
+        "Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS)."
     )

@@ -131,7 +131,8 @@ async def test_storage_that_comes_later_does_not_change_what_a_run_decided(clien
         handle = await world.start("Oversized", 3_000_000)
         outcome, _ = await handle.result()
     assert outcome["error"] == (
-        "step 'large': prompt is 3.0 MB and the limit is 1.9 MB. Shorten it, or pass a reference to it."
+        "step 'large': prompt is 3.0 MB and the limit is 1.9 MB. "
+        "Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS)."
     )
     plugin = PerdurePlugin(settings_of(tmp_path))
     replayer = Replayer(workflows=[programs.Oversized], plugins=[plugin])

@@ -227,7 +227,7 @@ async def test_map_reduce_refuses_a_prompt_that_no_history_takes(world: World) -
     result = await world.run("Patterned", argument)
     assert result["failed"] == (
         "stage 'map_reduce' failed: the reducer 'reducer' failed: step 'reducer': prompt is 2.0 MB and the limit is "
-        "1.9 MB. Shorten it, or pass a reference to it."
+        "1.9 MB. Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS)."
     )
 
 

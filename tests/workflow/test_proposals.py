@@ -201,7 +201,7 @@ async def test_limits_beyond_all_reason_are_taken(world: World) -> None:
         (
             call("note", text="{large}"),
             "action 'action-0': parameter 'text' is 3.0 MB and the limit is 1.9 MB. "
-            "Shorten it, or pass a reference to it.",
+            "Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS).",
         ),
     ],
     ids=["result", "parameter"],

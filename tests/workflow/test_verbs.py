@@ -67,7 +67,8 @@ async def test_agent_returns_the_whole_outcome(world: World) -> None:
         pytest.param(
             step("a", "verbose", "2000000"),
             "failed",
-            "Task failed: step 'a': output is 2.0 MB and the limit is 1.9 MB. Shorten it, or pass a reference to it.",
+            "Task failed: step 'a': output is 2.0 MB and the limit is 1.9 MB. "
+            "Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS).",
             id="result too large",
         ),
     ],
@@ -89,7 +90,8 @@ async def test_step_argument_too_large_fails_its_step(world: World) -> None:
     """A prompt that no history takes fails its step before it is scheduled; the run goes on."""
     large, after = await world.run("Oversized", 3_100_000)
     assert large["output"] == (
-        "Task failed: step 'large': prompt is 3.1 MB and the limit is 1.9 MB. Shorten it, or pass a reference to it."
+        "Task failed: step 'large': prompt is 3.1 MB and the limit is 1.9 MB. "
+        "Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS)."
     )
     assert after["output"] == "after"
 
