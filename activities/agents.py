@@ -115,7 +115,7 @@ class AgentActivities:
                 return _cancelled(attempt)
         if not work.done():
             await _stop(work, attempt)
-            text = f"agent {entry.name!r} did not answer within its {entry.timeout_seconds:g} s"
+            text = f"agent {entry.name!r} did not answer within its {entry.timeout_seconds:g} s ('timeout_seconds')"
             return _failed(attempt, text, status="timed_out")
         try:
             return await _end(work, attempt)

@@ -155,17 +155,14 @@ class Run:
         self.call_number = 0
         self.signals = 0
         self.updates = 0
-        ledger = budget.opened(self.options)
         self.is_continued = carried is not None
         """Whether a run before this one went on as this one."""
-        if carried:
-            ledger = carried.ledger
-            self.log = EventLog(first_offset=carried.next_offset, tail=carried.events)
-            self.phase_index, self.call_number = carried.phase_index, carried.call_number
-            self.board.succeeded, self.board.failed = carried.succeeded, carried.failed
-            self.board.earlier_phases = carried.phase_index
+        if carried is not None:
+            self._take_up(carried)
         self.grants = Grants(
-            ledger, waits_for_raise=self.options.on_exhausted == "wait", on_change=self._ledger_changed
+            budget.opened(self.options) if carried is None else carried.ledger,
+            waits_for_raise=self.options.on_exhausted == "wait",
+            on_change=self._ledger_changed,
         )
         self.approvals = Approvals()
         self.slots = asyncio.Semaphore(self.options.window)
@@ -184,6 +181,12 @@ class Run:
         self._executing: dict[asyncio.Task[Any], None] = {}
         self._scheduled_in = -1
         self._scheduled_bytes = 0
+
+    def _take_up(self, carried: Carried) -> None:
+        self.log = EventLog(first_offset=carried.next_offset, tail=carried.events)
+        self.phase_index, self.call_number = carried.phase_index, carried.call_number
+        self.board.succeeded, self.board.failed = carried.succeeded, carried.failed
+        self.board.earlier_phases = carried.phase_index
 
     @property
     def sharing(self) -> int:

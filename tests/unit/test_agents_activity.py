@@ -436,7 +436,7 @@ async def test_step_past_its_agents_limit_times_out(steps: Steps) -> None:
         return "never"
 
     outcome = await steps.run(agent, limit=0.1)
-    text = "agent 'a' did not answer within its 0.1 s"
+    text = "agent 'a' did not answer within its 0.1 s ('timeout_seconds')"
     assert outcome == _failed(text, status="timed_out", usage=Usage(input_tokens=1))
 
 

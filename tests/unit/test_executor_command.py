@@ -259,7 +259,7 @@ async def test_command_that_obeys_ends_at_once(program: Program) -> None:
 async def test_command_past_its_limit_is_ended(program: Program) -> None:
     """An agent's own timeout ends the program like a cancel, with a status of its own."""
     outcome = await program.run("sleep", "300", timeout_seconds=0.3)
-    text = "agent 'c' did not answer within its 0.3 s"
+    text = "agent 'c' did not answer within its 0.3 s ('timeout_seconds')"
     assert outcome == _outcome(output=f"Task failed: {text}", error=text, status="timed_out", success=False)
 
 

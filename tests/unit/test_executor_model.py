@@ -182,7 +182,7 @@ async def test_model_stops_at_its_limit_of_tool_rounds(steps: ModelSteps) -> Non
     """One round more than allowed fails the step, with the last thing that the model said."""
     looking = Answer("Still looking.", (ToolCall("look", {"place": "well"}),), Tokens(10, 1))
     outcome = await steps.run(always(looking), spec={"max_steps": 2})
-    text = "agent 'a' reached its limit of 2 tool rounds"
+    text = "agent 'a' reached its limit of 2 tool rounds ('max_steps')"
     usage = _usage(*[Tokens(10, 1)] * 3, tool_calls=2)
     assert outcome == _failed(text, output=f"Task failed: {text}\n\nStill looking.", usage=usage)
     assert [place for _, place in CALLS] == ["well", "well"]
@@ -279,7 +279,7 @@ async def test_model_answers_in_a_form(steps: ModelSteps, schema: dict[str, Any]
     role, told = steps.told()[-1]
     assert role == "user"
     assert told.startswith("The answer does not fit its schema: at $")
-    assert told.endswith("Give the whole answer again, as one JSON object that fits.")
+    assert told.endswith("Give the whole answer again, as one JSON value that fits.")
 
 
 async def test_model_without_a_schema_mode_answers_by_a_tool(steps: ModelSteps) -> None:

@@ -90,7 +90,7 @@ def _text(outcome: StepOutcome) -> str:
         (Cut(Answer("word " * 20)), "RetryableStepError",
          "cannot be reached: RemoteProtocolError: peer closed connection without sending complete message body "
          "(received 210 bytes, expected 420)", None),
-        (Hang(), "RetryableStepError", "did not answer within 0.5 s", None),
+        (Hang(), "RetryableStepError", "did not answer within 0.5 s ('request_timeout_seconds')", None),
     ],
     ids=["429", "503", "no date", "529", "529 dated", "far", "a day", "500", "502", "408", "html", "nothing", "numbers",
          "no choice", "no text", "502 in 200", "429 in 200", "error in 200", "now", "before now", "past", "cut",
@@ -305,7 +305,9 @@ async def test_model_that_says_nothing_more_is_given_up(steps: ModelSteps) -> No
     """The idle limit counts from the last piece of an answer, however long the whole takes."""
     idle = {"idle_timeout_seconds": 1.5}
     failure = await _failure(steps, Hang(Answer("word " * 20)), agent=idle)
-    assert failure.message == ("agent 'a' made no progress for 1.5 s: no answer, and no tool's result")
+    assert failure.message == (
+        "agent 'a' made no progress for 1.5 s ('idle_timeout_seconds'): no answer, and no tool's result"
+    )
     slow = Answer("word " * 30, tokens=Tokens(9, 30), pause_seconds=0.25)
     outcome = await steps.run(always(slow), agent=idle)
     assert (outcome.output, outcome.usage) == (

@@ -5,15 +5,19 @@ is durable, and which of a turn's calls still lack a result are decided here, wh
 have to be interrupted at the right places. Models, messages, prices, profiles and the schemas of providers are
 pydantic-ai's.
 
+    conversation.py the loop
+    transcript.py   what was said, in pieces that are kept one by one
+    toolset.py      which tools the model is offered, and how a call of one ends
+    output.py       the answer in the form that the step asks for
+    asking.py       one request: its limits, what it cost, and which model answered
+    estimate.py     tokens of a request that nobody has counted yet
+    prices.py       dollars of a request, and what a sum of them pays for
+    faults.py       what the failure of a request means
     naming.py       which models an agent asks, and how one is built
     compatible.py   models of OpenAI-compatible servers, which answer in their own way
     bodies.py       requests that go out without a detour
-    transcript.py   what was said, in pieces that are kept one by one
-    toolset.py      which tools the model is offered, and how a call of one ends
-    asking.py       one request: its limits, what it cost, and what its failure means
-    prices.py       dollars of a request, and what a sum of them pays for
-    output.py       the answer in the form that the step asks for
-    conversation.py the loop
+    spans.py        what traces tell of a conversation
+    probing.py      whether a model can be asked, without a token
 
 Law: an answer or a tool's result that is in a piece is never asked for again, and no request goes out before the piece
 of what came before it is durable.

@@ -189,7 +189,9 @@ class Asking:
                     return streamed.get()
         except TimeoutError as error:
             if deadline.expired():
-                raise RetryableStepError(f"model {cut(source.model)!r} did not answer within {limit:g} s") from None
+                raise RetryableStepError(
+                    f"model {cut(source.model)!r} did not answer within {limit:g} s ('request_timeout_seconds')"
+                ) from None
             raise faults.failure(error, source, self.context.attempt) from None
         except Exception as error:
             told = self._told(error, source)

@@ -47,7 +47,8 @@ async def converse(entry: ModelAgent, resources: Resources, call: StepCall, cont
         if not deadline.expired():
             raise
         raise RetryableStepError(
-            f"agent {entry.name!r} made no progress for {alive.limit_seconds:g} s: no answer, and no tool's result"
+            f"agent {entry.name!r} made no progress for {alive.limit_seconds:g} s ('idle_timeout_seconds'): no answer, "
+            "and no tool's result"
         ) from None
 
 
@@ -155,7 +156,7 @@ class Conversation:
         return self.call.spec.max_steps or self.entry.max_steps
 
     def _over_limit(self, turn: Turn) -> StepOutcome:
-        text = f"agent {self.entry.name!r} reached its limit of {self._max_steps} tool rounds"
+        text = f"agent {self.entry.name!r} reached its limit of {self._max_steps} tool rounds ('max_steps')"
         said = next((one.text for one in reversed(self.transcript.turns) if one.text.strip()), "")
         return StepOutcome(
             task_id=self.call.spec.task_id,

@@ -97,4 +97,4 @@ async def fault_in(form: Form, given: Any, text: str) -> str | None:
 
 def sent_back(fault: str) -> str:
     """What the model is told of an answer that does not fit."""
-    return f"The answer does not fit its schema: {fault}. Give the whole answer again, as one JSON object that fits."
+    return f"The answer does not fit its schema: {fault}. Give the whole answer again, as one JSON value that fits."
