@@ -287,7 +287,9 @@ def check_folders(settings: Settings) -> BlobStore | None:
     from activities.blobs import open_store
 
     if not settings.workspace.is_dir():
-        raise SettingsRejected(f"PERDURE_WORKSPACE is {str(settings.workspace)!r}, and there is no such folder.")
+        raise SettingsRejected(
+            f"PERDURE_WORKSPACE is {str(settings.workspace)!r}, and there is no such folder. Make it, or name another."
+        )
     store = open_store(settings.blobs)
     if store is None or settings.codec_key is None:
         return store
@@ -337,7 +339,10 @@ def _load(name: str) -> list[type]:
     own = [value for value in defined if value.__module__ == module.__name__]
     if not class_name:
         if not own:
-            raise SettingsRejected(f"The module {module_name!r} of the setting 'workflows' defines no workflow.")
+            raise SettingsRejected(
+                f"The module {module_name!r} of the setting 'workflows' defines no workflow. "
+                "Name the module that has the class under @workflow.defn."
+            )
         return own
     found = getattr(module, class_name, None)
     if not _is_workflow(found):

@@ -220,8 +220,8 @@ def _budget_changed(event: Json) -> str:
 
 def _usage_unknown(event: Json) -> str:
     charged = event.get("charged_tokens")
-    amount = "nothing could be charged" if charged is None else f"its whole grant of {charged:,} tokens was charged"
-    return f"step {event['step']} ended without telling what it spent: {amount}"
+    amount = "nothing could be charged" if charged is None else f"all that it held, {charged:,} tokens, was charged"
+    return f"{event['step']} ended without telling what it spent: {amount}"
 
 
 def _step_resumed(event: Json) -> str:

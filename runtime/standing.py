@@ -107,7 +107,8 @@ async def describe(client: Client, workflow_id: str) -> WorkflowExecutionDescrip
             raise
         address = client.service_client.config.target_host
         raise RunNotFound(
-            f"Run {workflow_id!r} was not found in namespace {client.namespace!r} at {address}."
+            f"Run {workflow_id!r} was not found in namespace {client.namespace!r} at {address}. "
+            "`perdure list` has those that are there."
         ) from error
 
 

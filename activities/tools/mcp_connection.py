@@ -151,7 +151,10 @@ class Connection:
         command = self._server.command or ()
         folder = (self._workspace or Path.cwd()) / (self._server.cwd or ".")
         if not folder.is_dir():
-            raise StepFailed(f"MCP server {self._server.name!r} runs in {str(folder)!r}, and there is no such folder")
+            raise StepFailed(
+                f"MCP server {self._server.name!r} runs in {str(folder)!r}, and there is no such folder. Make it, or "
+                "name another by 'cwd' in agents.toml"
+            )
         parameters = StdioServerParameters(
             command=command[0], args=list(command[1:]), env=self._server.environment(), cwd=folder
         )

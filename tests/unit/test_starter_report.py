@@ -253,7 +253,7 @@ def test_every_event_has_its_text() -> None:
         ),
         (
             {"type": "usage_unknown", "step": "0.0:a", "charged_tokens": 1000},
-            "step 0.0:a ended without telling what it spent: its whole grant of 1,000 tokens was charged",
+            "0.0:a ended without telling what it spent: all that it held, 1,000 tokens, was charged",
         ),
         (
             {"type": "step_resumed", "step": "0.0:a", "at_least": 1200},

@@ -347,7 +347,10 @@ async def test_folder_of_a_program_must_be_there(tmp_path: Path) -> None:
         with pytest.raises(StepFailed) as failed:
             await source.tools()
     where = str(tmp_path / "nowhere")
-    assert failed.value.message == f"MCP server 'workshop' runs in {where!r}, and there is no such folder"
+    assert failed.value.message == (
+        f"MCP server 'workshop' runs in {where!r}, and there is no such folder. Make it, or name another by 'cwd' in "
+        "agents.toml"
+    )
 
 
 async def test_http_server_gets_headers_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,7 +328,10 @@ def test_invalid_input_exits_2(
 
 def test_unknown_run_exits_2(remote: Perdure, place: Place) -> None:
     """A run that does not exist is named with the place where it was looked for."""
-    missing = f"Run 'nope' was not found in namespace 'default' at {place.address}.\n"
+    missing = (
+        f"Run 'nope' was not found in namespace 'default' at {place.address}. "
+        "`perdure list` has those that are there.\n"
+    )
     assert remote("show", "nope") == Ran(2, "", missing)
 
 

@@ -196,5 +196,7 @@ async def test_local_keeps_checkpoints_in_a_folder(perdure: Perdure, tmp_path: P
 async def test_local_refuses_a_wrong_folder_before_it_starts_a_server(perdure: Perdure, tmp_path: Path) -> None:
     """A store or workspace that cannot be used is told first, and nothing is made."""
     ran = await perdure("list", "--local", TEMPORAL_ADDRESS="", PERDURE_WORKSPACE="/no/such")
-    assert ran == Ran(2, "", "PERDURE_WORKSPACE is '/no/such', and there is no such folder.\n")
+    assert ran == Ran(
+        2, "", "PERDURE_WORKSPACE is '/no/such', and there is no such folder. Make it, or name another.\n"
+    )
     assert not (tmp_path / ".perdure").exists()

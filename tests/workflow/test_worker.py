@@ -265,7 +265,10 @@ async def test_worker_refuses_a_client_without_the_plugin(server: LocalServer, s
             id="no workflow",
         ),
         pytest.param(
-            "workflows.wire", "The module 'workflows.wire' of the setting 'workflows' defines no workflow.", id="none"
+            "workflows.wire",
+            "The module 'workflows.wire' of the setting 'workflows' defines no workflow. "
+            "Name the module that has the class under @workflow.defn.",
+            id="none",
         ),
         pytest.param(
             "broken_flows",
@@ -590,7 +593,8 @@ async def test_worker_process_warns_of_a_service_without_a_store(
         pytest.param(
             [],
             {"PERDURE_WORKSPACE": "/no/such"},
-            "SettingsRejected: PERDURE_WORKSPACE is '/no/such', and there is no such folder.\n",
+            "SettingsRejected: PERDURE_WORKSPACE is '/no/such', and there is no such folder. "
+            "Make it, or name another.\n",
             id="workspace",
         ),
         pytest.param(

@@ -63,8 +63,8 @@ async def _begun(asking: Asking, call: StepCall) -> Conversation:
         transcript.take(await asking.context.pieces())
     except ValueError as error:
         raise StepFailed(
-            f"the transcript that step {spec.task_id!r} left cannot be read here: {error}. A newer worker may have "
-            "written it"
+            f"the transcript that step {spec.task_id!r} left cannot be read here: {error}. A newer worker may "
+            "have written it: leave none of the older ones running"
         ) from None
     toolset = await Toolset.of(entry, spec, asking.resources)
     return Conversation(asking, call, toolset, form, transcript)
