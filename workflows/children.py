@@ -127,8 +127,8 @@ class TopUp:
             workflow.logger.debug("The run %r was not told what it may spend: %s", child.id, error)
 
 
-def options(given: RunOptions, allotment: Grant | None, width: int) -> RunOptions:
-    """Those of a child: as the run's, but for its share of the window and of the budget."""
+def child_options(given: RunOptions, allotment: Grant | None, width: int) -> RunOptions:
+    """The options of a child: as the run's, but for its share of the window and of the budget."""
     tokens, usd = (allotment.tokens, allotment.usd) if allotment else (None, None)
     return given.model_copy(
         update={"budget_tokens": tokens, "budget_usd": usd, "max_concurrency": width, "on_exhausted": "deny"}

@@ -6,6 +6,7 @@
       ApprovalRejected           an answer to an approval cannot be taken            the person acts
       GraphRejected              a stage graph cannot run                            the author acts
       DuplicateTaskIds           two steps of one call share an id                   the caller acts
+      StoreFull                  a dedup store has no room for more (graphs)         reported as data
       FanOutTooLarge             a pipeline that only its own history could hold     the author acts
       NotInitialised             a subclass's __init__ forgot super().__init__()     the author acts
       PayloadTooLarge            a value is too large for a history                  the author acts
@@ -20,6 +21,7 @@
       PayloadOutOfReach          the blob store does not answer (activities)         the operator acts
     RetryableStepError           raised by an agent: this step is worth another attempt
       ServiceBusy                its service asks to be left alone (activities)      tried again, uncounted
+      StoreUnavailable           the blob store cannot be used (activities)          tried again
     BudgetExceeded               raised in an agent by `check_before_llm`; the executor reports it as data
     StepCancelled                raised in a `def` agent whose step was cancelled
 

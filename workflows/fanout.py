@@ -16,7 +16,7 @@ from temporalio import workflow
 from workflows import budget, calls, wire
 from workflows.allotment import as_told
 from workflows.budget import Bundle, Ledger
-from workflows.children import Child, End, TopUp, end_of, options
+from workflows.children import Child, End, TopUp, child_options, end_of
 from workflows.deadline import all_ended, cancel_all
 from workflows.errors import cut
 from workflows.events import Log, SliceDenied, SliceFinished, SliceStarted, SliceWaiting, StepWarning, UsageUnknown
@@ -186,7 +186,7 @@ class FanOut:
                 wire.SLICE_WORKFLOW,
                 given,
                 id=child_id,
-                memo={wire.OPTIONS_MEMO: options(run.options, allotment, lane.width)},
+                memo={wire.OPTIONS_MEMO: child_options(run.options, allotment, lane.width)},
                 static_summary=f"{len(pieces)} from {pieces[0].name}"[: calls.SUMMARY_LENGTH],
             )
         )

@@ -18,7 +18,8 @@ from workflows.errors import GraphRejected, InputRejected, cut
 from workflows.graph.carrying import MAX_CARRIED_BYTES, CarriedGraph, Continuation
 from workflows.graph.chaining import Chained
 from workflows.graph.definition import GraphDefinition
-from workflows.graph.engine import GOAL, walk
+from workflows.graph.engine import walk
+from workflows.graph.keys import GOAL
 from workflows.graph.pace import in_parts
 from workflows.graph.piecemeal import read_in_pieces
 from workflows.graph.results import WorkflowResult

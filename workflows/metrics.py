@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from temporalio import workflow
 
+from workflows.budget import NANO
 from workflows.steps import StepOutcome, Usage
 
 TOKENS = "perdure_tokens"
 COST = "perdure_cost_nanodollars"
 # Counters hold whole numbers, and a call may cost less than a millionth of a dollar.
 STEPS = "perdure_steps"
-
-NANODOLLARS = 1_000_000_000
 
 
 def count_spent(agent: str, spent: Usage) -> None:
@@ -30,7 +29,7 @@ def count_spent(agent: str, spent: Usage) -> None:
             counter.add(number, {"agent": agent, "type": kind})
     if spent.cost_usd:
         counter = meter.create_counter(COST, "What the calls of steps cost, where their price is known", "nanodollars")
-        counter.add(round(spent.cost_usd * NANODOLLARS), {"agent": agent})
+        counter.add(round(spent.cost_usd * NANO), {"agent": agent})
 
 
 def count_ended(outcome: StepOutcome) -> None:

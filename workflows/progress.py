@@ -329,7 +329,7 @@ def _phase_line(phase: PhaseRecord) -> str:
     mark = "▶" if not phase.is_done else "✗" if phase.failed or phase.has_failed else "✓"
     failed = f", {phase.failed} failed" if phase.failed else ""
     running = f", {phase.running} running" if phase.running else ""
-    return f"- {mark} {plain(phase.name)}: {phase.succeeded} of {phase.step_count} done{failed}{running}"
+    return f"- {mark} {in_markdown(phase.name)}: {phase.succeeded} of {phase.step_count} done{failed}{running}"
 
 
 def _slice_line(record: SliceRecord) -> str:
@@ -337,7 +337,7 @@ def _slice_line(record: SliceRecord) -> str:
 
 
 def _failure_line(record: StepRecord) -> str:
-    return f"- `{record.step}` ({plain(record.agent)}): {plain(record.error or record.status)}"
+    return f"- `{record.step}` ({in_markdown(record.agent)}): {in_markdown(record.error or record.status)}"
 
 
 def _budget_line(budget: BudgetSnapshot) -> str:
@@ -352,6 +352,6 @@ def _budget_line(budget: BudgetSnapshot) -> str:
     return f"Budget: `{bar:░<{BAR_CELLS}}` {used}{held}{of_dollars or dollars}"
 
 
-def plain(text: str) -> str:
+def in_markdown(text: str) -> str:
     """Text that cannot break a Markdown list, and of a length that is read at a glance."""
     return cut(" ".join(text.split()).replace("`", "'"))

@@ -33,7 +33,7 @@ from workflows.grants import Grants
 from workflows.handover import SliceChunk, SliceShort
 from workflows.parsing import Model, parse
 from workflows.place import Place, current_item
-from workflows.progress import Board, PhaseRecord, plain
+from workflows.progress import Board, PhaseRecord, in_markdown
 from workflows.steps import RunOptions
 from workflows.wire import Stored
 
@@ -264,7 +264,9 @@ class Run:
         self._refreshing = False
         waiting = self.grants.waiting
         waits = [f"{waiting} steps wait for tokens: raise the budget, or let others finish"] if waiting else []
-        waits += [f"a person must answer `{asked.id}`: {plain(asked.prompt)}" for asked in self.approvals.requests()]
+        waits += [
+            f"a person must answer `{asked.id}`: {in_markdown(asked.prompt)}" for asked in self.approvals.requests()
+        ]
         workflow.set_current_details(self.board.markdown(self.grants.snapshot(), waits))
 
     def set_budget(self, *payloads: Any) -> None:

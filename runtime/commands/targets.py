@@ -17,6 +17,7 @@ from runtime.plugin import load_workflows, workflow_name
 from workflows import GraphDefinition, parse_phases
 from workflows.errors import InputRejected
 from workflows.graph.chaining import Chained
+from workflows.graph.keys import GOAL
 from workflows.graph.reading import SUFFIXES
 from workflows.graph.step_checks import Served
 from workflows.graph.verdict import Issue, Verdict
@@ -31,8 +32,6 @@ INPUT_TAKERS = {
     CHAIN_WORKFLOW: "an object with `graphs`",
 }
 """What perdure's own workflow types take."""
-
-GOAL = "goal"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ POLICIES_PER_ACTION = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
+class _Shared:
     """What the actions of one proposal share."""
 
     run: Run
@@ -73,59 +73,59 @@ async def run_proposal(
     run.raise_if_cancelled()
     begun_ms = _now_ms()
     course = Course(proposal, state) if course is None else course
-    stage = _Stage(run, course, cache, policies, run.place(), Pace() if pace is None else pace)
+    shared = _Shared(run, course, cache, policies, run.place(), Pace() if pace is None else pace)
     for level in levels(proposal.actions):
         if course.is_aborted:
             break
-        await _run_level(stage, level)
+        await _run_level(shared, level)
     return course.result(duration_ms=_now_ms() - begun_ms)
 
 
-async def _run_level(stage: _Stage, level: Level) -> None:
+async def _run_level(shared: _Shared, level: Level) -> None:
     if level.is_concurrent:
         # All of them see the state as the level found it: what they leave does not depend on who was faster.
         async def act(place: int) -> None:
-            if not stage.course.is_aborted:  # a retry that was exhausted meanwhile ends the proposal
-                await _act(stage, place)
+            if not shared.course.is_aborted:  # a retry that was exhausted meanwhile ends the proposal
+                await _act(shared, place)
 
-        await sliding_window(level.places, stage.run.options.window, act)
-        stage.course.commit(level)
+        await sliding_window(level.places, shared.run.options.window, act)
+        shared.course.commit(level)
         return
     for place in level.places:
-        if not stage.course.is_aborted:
-            await _act(stage, place)
-            stage.course.commit(Level((place,), is_concurrent=False))
+        if not shared.course.is_aborted:
+            await _act(shared, place)
+            shared.course.commit(Level((place,), is_concurrent=False))
 
 
-async def _act(stage: _Stage, place: int) -> None:
+async def _act(shared: _Shared, place: int) -> None:
     """One action, from whether it may run to its record."""
-    await stage.keep_pace()
-    stage.run.raise_if_cancelled()
-    course = stage.course
+    await shared.keep_pace()
+    shared.run.raise_if_cancelled()
+    course = shared.course
     if course.is_aborted:  # by another action of its level, while this one waited
         return
     action = course.proposal.actions[place]
-    reason = refusal(action, course.state, stage.policies)
+    reason = refusal(action, course.state, shared.policies)
     if reason is not None:
-        _record(stage, place, ActionOutcome(status="rejected", error=reason))
+        _record(shared, place, ActionOutcome(status="rejected", error=reason))
     elif action.type != "tool_call":
-        _record(stage, place, performed(action, course.state))
-    elif action.idempotent and (key := cache_key(action)) in stage.cache:
-        _record(stage, place, ActionOutcome(status="succeeded", output=stage.cache[key]))
+        _record(shared, place, performed(action, course.state))
+    elif action.idempotent and (key := cache_key(action)) in shared.cache:
+        _record(shared, place, ActionOutcome(status="succeeded", output=shared.cache[key]))
     else:
-        await _call_tool(stage, place, action)
+        await _call_tool(shared, place, action)
 
 
-async def _call_tool(stage: _Stage, place: int, action: Action) -> None:
-    run = stage.run
+async def _call_tool(shared: _Shared, place: int, action: Action) -> None:
+    run = shared.run
     async with run.slots:
         run.raise_if_cancelled()  # the run may have been cancelled while this action waited for its slot
         begun_ms = _now_ms()
-        run.tell(ActionStarted(action=_name(stage, action), tool=action.tool or ""))
+        run.tell(ActionStarted(action=_name(shared, action), tool=action.tool or ""))
         end = await _scheduled(action)
-        _record(stage, place, end.outcome, duration_ms=_now_ms() - begun_ms)
+        _record(shared, place, end.outcome, duration_ms=_now_ms() - begun_ms)
     if end.outcome.status == "succeeded" and action.idempotent:
-        stage.cache[cache_key(action)] = end.outcome.output
+        shared.cache[cache_key(action)] = end.outcome.output
     if end.is_interrupted:
         raise asyncio.CancelledError
     run.raise_if_cancelled()
@@ -152,14 +152,14 @@ async def _scheduled(action: Action) -> calls.ActionEnd:
     return calls.ActionEnd(ActionOutcome(status="rejected", error=error.message))
 
 
-def _record(stage: _Stage, place: int, outcome: ActionOutcome, *, duration_ms: int | None = None) -> None:
+def _record(shared: _Shared, place: int, outcome: ActionOutcome, *, duration_ms: int | None = None) -> None:
     """The end of an action; one without a duration called no tool."""
-    action = stage.course.proposal.actions[place]
+    action = shared.course.proposal.actions[place]
     called = duration_ms is not None and outcome.status != "rejected"
-    stage.course.record(place, outcome, duration_ms=duration_ms or 0, timestamp=rfc3339(workflow.now()), called=called)
-    stage.run.tell(
+    shared.course.record(place, outcome, duration_ms=duration_ms or 0, timestamp=rfc3339(workflow.now()), called=called)
+    shared.run.tell(
         ActionFinished(
-            action=_name(stage, action),
+            action=_name(shared, action),
             status=outcome.status,
             duration_ms=duration_ms or 0,
             attempts=outcome.attempts,
@@ -168,8 +168,8 @@ def _record(stage: _Stage, place: int, outcome: ActionOutcome, *, duration_ms: i
     )
 
 
-def _name(stage: _Stage, action: Action) -> str:
-    return stage.place.name(0, action.id)
+def _name(shared: _Shared, action: Action) -> str:
+    return shared.place.name(0, action.id)
 
 
 def _now_ms() -> int:

@@ -23,6 +23,7 @@ from workflows.graph.carrying import CarriedGraph, Continuation, packing
 from workflows.graph.conditions import holds
 from workflows.graph.definition import Condition, GraphDefinition, ProposalCompensation, Stage, SubWorkflowStep
 from workflows.graph.frame import Frame, State
+from workflows.graph.keys import GOAL
 from workflows.graph.outputs import StageFailed, answer_of
 from workflows.graph.pace import Pace, in_parts
 from workflows.graph.policies import policies_of
@@ -50,8 +51,6 @@ TOO_LARGE_TO_CARRY = (
     "The run's history is long, and the graph's state is too large to be carried into a new one, so it goes on in this "
     "one for as long as Temporal lets it. Keep large values out of the state, or configure a blob store."
 )
-GOAL = "goal"
-# The state key of the definition's goal; nothing that a start brings can take its place.
 
 
 async def walk(

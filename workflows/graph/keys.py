@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from workflows.graph.definition import (
-    Action,
     ActionProposal,
     ApprovalStep,
     DedupStep,
@@ -26,8 +25,11 @@ from workflows.graph.definition import (
     Step,
     SubWorkflowStep,
 )
+from workflows.graph.proposal import changes
 from workflows.graph.templates import references
 
+GOAL = "goal"
+"""Holds the definition's goal; nothing that a start brings can take its place."""
 EVERY_STAGE = ("succeeded", "answer", "error")
 ITEM_KEYS = ("item", "index")
 """What `for_each` adds to the state of its body."""
@@ -60,7 +62,7 @@ def keys_of(graph: GraphDefinition, given: Iterable[str] = ()) -> Keys:
     """What a graph's own state may come to hold; nested graphs keep theirs to themselves."""
     keys = Keys({*graph.initial_state, *given})
     if graph.goal is not None:
-        keys.names.add("goal")
+        keys.names.add(GOAL)
     for stage in graph.stages:
         keys.names.update([f"stage.{stage.id}.{name}" for name in EVERY_STAGE])
         _add_step(keys, stage, stage.step)
@@ -102,13 +104,7 @@ def _add_step(keys: Keys, stage: Stage, step: Step) -> None:
 
 def _add_proposal(keys: Keys, proposal: ActionProposal) -> None:
     for action in proposal.actions:
-        keys.names.update(writes(action))
+        keys.names.update(changes(action))
         written = action.parameters.get("key") if action.type == "state_write" else None
         if written is not None and references(written):
             keys.is_anything = True
-
-
-def writes(action: Action) -> tuple[str, ...]:
-    """The keys that an action writes: a state_write's own, and every expected effect."""
-    written = action.parameters.get("key") if action.type == "state_write" else None
-    return (*((written,) if isinstance(written, str) else ()), *action.expected_effects)

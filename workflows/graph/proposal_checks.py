@@ -14,8 +14,7 @@ from pydantic import JsonValue
 
 from workflows.graph.conditions import OPERATORS, precondition_fails
 from workflows.graph.definition import Action, ActionProposal
-from workflows.graph.keys import writes
-from workflows.graph.proposal import levels
+from workflows.graph.proposal import changes, levels
 from workflows.graph.verdict import Finding, Issue
 
 LOOP_COUNT = 3
@@ -88,7 +87,7 @@ def _unordered(actions: Sequence[Action]) -> Iterator[Finding]:
     for level in levels(actions):
         writers: dict[str, list[int]] = defaultdict(list)
         for place in level.places if level.is_concurrent else ():
-            for key in dict.fromkeys(writes(actions[place])):
+            for key in changes(actions[place]):
                 writers[key].append(place)
         for key, places in writers.items():
             if len(places) > 1:
