@@ -10,7 +10,6 @@ is taken as it is, also with an empty output, except that the step's own names a
 from __future__ import annotations
 
 import asyncio
-import time
 import traceback
 from concurrent.futures import Executor as Threads
 from pathlib import Path
@@ -28,6 +27,7 @@ from activities.deputy import Deputy
 from activities.executors import Resources, ServiceBusy, executor_for
 from activities.profiles import with_profile
 from activities.registry import AgentEntry, ModelAgent, Registry
+from activities.stopping import has_ended_within
 from activities.tracing import Tracing
 from activities.withdrawal import lost_to
 from workflows import wire
@@ -142,14 +142,7 @@ async def _stop(work: asyncio.Task[Any], attempt: Attempt) -> None:
     """Cancel an agent and wait for its end, some seconds at most, however often we are cancelled meanwhile."""
     attempt.is_stopping = True
     work.cancel()
-    give_up = time.monotonic() + STOP_SECONDS
-    while not work.done() and (left := give_up - time.monotonic()) > 0:
-        try:
-            await asyncio.wait([work], timeout=left)
-        except asyncio.CancelledError:
-            continue  # the step is ending already
-    work.add_done_callback(lambda late: late.cancelled() or late.exception())  # read, so that nobody misses it
-    if not work.done():
+    if not await has_ended_within(STOP_SECONDS, work):
         attempt.log.warning(
             "An agent did not end when it was cancelled, and was left behind.", waited_seconds=STOP_SECONDS
         )

@@ -82,11 +82,11 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Each payload sealed, its metadata included."""
-        return [await _unheld(self._seal, payload) for payload in payloads]
+        return [await _off_the_loop(self._seal, payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Each payload opened. Raises `PayloadLocked` where the key is unknown or the payload was altered."""
-        return [await _unheld(self._open, payload) for payload in payloads]
+        return [await _off_the_loop(self._open, payload) for payload in payloads]
 
     def _seal(self, payload: Payload) -> Payload:
         name = self._sealing_id.encode()
@@ -124,7 +124,7 @@ class EncryptionCodec(PayloadCodec, WithSerializationContext):
             ) from None
 
 
-async def _unheld(work: Callable[[Payload], Payload], payload: Payload) -> Payload:
+async def _off_the_loop(work: Callable[[Payload], Payload], payload: Payload) -> Payload:
     """The result of some computing, in a thread where it would hold the event loop."""
     return await asyncio.to_thread(work, payload) if payload.ByteSize() > IN_THREAD_BYTES else work(payload)
 

@@ -112,7 +112,7 @@ class PayloadDriver(StorageDriver):
 
     async def _store(self, folder: str, payload: Payload) -> StorageDriverClaim:
         data = payload.SerializeToString(deterministic=True)
-        digest = await _unheld(len(data), lambda: hashlib.sha256(data).hexdigest())
+        digest = await _off_the_loop(len(data), lambda: hashlib.sha256(data).hexdigest())
         key = f"{folder}/{digest}"
         if not self._only_reads and key not in self._known:
             await self._tried("stored in", lambda: self._put(key, data))
@@ -132,7 +132,7 @@ class PayloadDriver(StorageDriver):
     async def _retrieve(self, key: str) -> Payload:
         try:
             data = await self._tried("read from", lambda: self._store_itself().get(key))
-            if await _unheld(len(data), lambda: hashlib.sha256(data).hexdigest()) != key.rpartition("/")[2]:
+            if await _off_the_loop(len(data), lambda: hashlib.sha256(data).hexdigest()) != key.rpartition("/")[2]:
                 raise BlobCorrupt(key, "its content does not match its name")
             return Payload.FromString(data)
         except BlobNotFound:
@@ -198,6 +198,6 @@ def _owner(context: StorageDriverStoreContext) -> str:
     return f"run {context.target.id!r}" if isinstance(context.target, StorageDriverWorkflowInfo) else "an activity"
 
 
-async def _unheld(size: int, work: Callable[[], T]) -> T:
+async def _off_the_loop(size: int, work: Callable[[], T]) -> T:
     """The result of some computing, in a thread where it would hold the event loop."""
     return await asyncio.to_thread(work) if size > IN_THREAD_BYTES else work()

@@ -15,6 +15,7 @@ import structlog
 from activities.context import BlockingStepContext, StepContext
 from activities.executors import Resources
 from activities.registry import AgentFunction, FunctionAgent
+from activities.stopping import leave
 from workflows.errors import StepFailed
 from workflows.steps import AgentStepSpec, StepCall
 
@@ -54,10 +55,9 @@ class FunctionExecutor:
     async def _leave(self, work: asyncio.Future[Any]) -> None:
         """Wait for a function that was asked to stop, a few seconds at most."""
         done, _ = await asyncio.wait([work], timeout=STOP_SECONDS)
+        leave(work)
         if done:
-            work.exception()  # read, so that asyncio does not report it as forgotten
             return
-        work.add_done_callback(lambda late: late.cancelled() or late.exception())
         _log.warning(
             "A `def` agent did not stop, and its thread goes on. Call its context, or check `context.cancelled`, "
             "in every loop.",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, JsonValue
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from activities.blobs import plain_json
+from activities.stopping import has_ended_within
 from activities.tools.context import ToolContext, ToolFailed
 from activities.tools.registry import Tool
 from workflows import wire
@@ -135,15 +136,7 @@ async def _stop(work: asyncio.Task[Any], tool: Tool, context: ToolContext) -> No
     context.stop()
     if tool.is_async:
         work.cancel()
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + STOP_SECONDS
-    while not work.done() and (left := give_up - loop.time()) > 0:
-        try:
-            await asyncio.wait([work], timeout=left)
-        except asyncio.CancelledError:
-            continue  # it is stopping already
-    work.add_done_callback(lambda late: late.cancelled() or late.exception())  # read, so that nobody misses it
-    if not work.done():
+    if not await has_ended_within(STOP_SECONDS, work):
         work.cancel()  # ends a call that still waits for a thread; it does nothing to one that has it
         context.log.warning(
             "A tool did not stop, and was left behind. Check `context.cancelled` in every loop of a `def` tool.",

@@ -18,6 +18,7 @@ import structlog
 from pydantic import JsonValue, ValidationError
 
 from activities.secrets import without_secrets, without_values
+from activities.stopping import leave
 from activities.tools.calling import DEFAULT_TIMEOUT_SECONDS, ERROR_CHARACTERS, STOP_SECONDS, largest_result
 from activities.tools.context import ToolContext, ToolFailed
 from activities.tools.mcp_connection import Connection
@@ -181,7 +182,7 @@ async def _ended(work: asyncio.Task[Any], connection: Connection, seconds: float
         if not work.done():
             work.cancel()
             await asyncio.wait([work], timeout=STOP_SECONDS)  # the server is told that nobody waits any more
-        work.add_done_callback(lambda late: late.cancelled() or late.exception())  # read, so that nobody misses it
+        leave(work)
 
 
 async def _pages(client: Any) -> list[Tool]:

@@ -41,7 +41,7 @@ APPROVAL_EVENTS = ("approval_asked", "approval_resolved", "stage_finished")
 
 
 @dataclass
-class Murmur:
+class StepReporter:
     """Tells what the steps in flight are doing: of each when it has said something new, and now and then."""
 
     tell: Callable[[str, Pending], None]
@@ -63,7 +63,7 @@ class Murmur:
             self._running.pop(event["step"], None)
             self._told.pop(event["step"], None)
 
-    def hear(self, pending: list[Pending]) -> None:
+    def report(self, pending: list[Pending]) -> None:
         """Tell what is new."""
         now = time.monotonic()
         for step, said in by_step(self._running.values(), pending).items():
@@ -85,7 +85,7 @@ class Follower:
     """Kept up to date where there is one."""
     on_waiting: Callable[[list[Json]], None] | None = None
     """Hears what waits for a person's answer, whenever that may have changed."""
-    murmur: Murmur | None = None
+    reporter: StepReporter | None = None
     """Hears what the steps in flight are doing."""
     needs_events: bool = True
     """Without it a run that cannot tell events is waited for all the same, and nothing is said of it."""
@@ -151,8 +151,8 @@ class Follower:
         self.after = page["last_offset"]
         for envelope in page["events"]:
             self.on_event(envelope)
-            if self.murmur is not None:
-                self.murmur.note(envelope)
+            if self.reporter is not None:
+                self.reporter.note(envelope)
             self._note(envelope["event"]["type"])
         if (self._has_asked or self._carried > 0) and self.on_waiting is not None:
             self.on_waiting(await self.reader.approvals() if self.reader.info.is_open else [])
@@ -172,8 +172,8 @@ class Follower:
         if self.view is not None:
             is_busy = self.reader.info.is_open and bool(self.view.progress and self.view.progress["running"])
             self.view.pending = await self.reader.pending() if is_busy else []
-        elif self.murmur is not None and self.reader.info.is_open and not self.murmur.is_idle:
-            self.murmur.hear(await self.reader.pending())
+        elif self.reporter is not None and self.reader.info.is_open and not self.reporter.is_idle:
+            self.reporter.report(await self.reader.pending())
 
     def _notice(self, text: str | None) -> None:
         if self.view is not None:
@@ -187,12 +187,14 @@ async def follow(session: Session, reader: RunReader, interrupted: asyncio.Event
     """Show a run until it ends. `is_lined`: with --json, print one JSON line for each event instead of nothing."""
     telling = _telling(reader.info.id, session.common.place)
     if session.common.is_json:
-        show, murmur = (print_json, Murmur(_pending_json)) if is_lined else (_nothing, None)
-        silent = Follower(reader, show, on_waiting=telling, murmur=murmur, needs_events=is_lined)
+        show, reporter = (print_json, StepReporter(_pending_json)) if is_lined else (_nothing, None)
+        silent = Follower(reader, show, on_waiting=telling, reporter=reporter, needs_events=is_lined)
         return await silent.follow(interrupted)
     if not is_terminal():
-        murmur = Murmur(lambda step, said: click.echo(pending_line(step, said, datetime.now(UTC))))
-        lines = Follower(reader, lambda envelope: click.echo(event_line(envelope)), on_waiting=telling, murmur=murmur)
+        reporter = StepReporter(lambda step, said: click.echo(pending_line(step, said, datetime.now(UTC))))
+        lines = Follower(
+            reader, lambda envelope: click.echo(event_line(envelope)), on_waiting=telling, reporter=reporter
+        )
         return await lines.follow(interrupted)
     view = View(reader.info, place=session.common.place)
 
