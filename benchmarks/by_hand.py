@@ -14,7 +14,7 @@ from temporalio.common import RetryPolicy
 
 from workflows.steps import AgentStepSpec, StepCall, StepOutcome
 
-SLICE_STEPS, SLICES_AT_ONCE = 250, 4
+SLICE_STEPS, SLICES_AT_ONCE = 400, 4
 # As the verbs divide a call.
 
 
@@ -102,7 +102,7 @@ class SliceByHand:
 
 @workflow.defn
 class WideByHand:
-    """More steps than one history holds: child workflows of 250 each, four at once."""
+    """More steps than one history holds: child workflows of 400 each, four at once."""
 
     @workflow.run
     async def run(self, count: int, window: int) -> int:

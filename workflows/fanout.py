@@ -66,6 +66,8 @@ class FanOut:
         width: int,
         at_once: int | None = None,
     ) -> None:
+        if not workflow.patched(wire.LARGER_SLICES_PATCH):
+            supply.slice_as_formerly()
         self._run, self._supply = run, supply
         self._place, self._phase = place, phase
         self._announced, self._known = Announced(run, supply.known), supply.known

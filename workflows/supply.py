@@ -22,15 +22,18 @@ from workflows.steps import AgentStepSpec, StepOutcome, StepStatus
 INLINE_STEPS = 1_000
 # Of one call, in the run's own history: 3,300 events and 0.8 MB, replayed in two seconds. What is larger runs in
 # children.
-SLICE_STEPS = 250
-# Of one child.
+SLICE_STEPS = 400
+# Of one child, whose history then has 1,300 events. Each child costs its parent up to nine, however much it carries.
+FORMER_SLICE_STEPS = 250
+# Of a child in histories without `LARGER_SLICES_PATCH`.
 LEAST_SLICE = 100
 # Towards the end of a call slices get smaller, so that the last ones end together; smaller than this a child costs more
 # than it saves.
 SLICE_BYTES = 1_000_000
 # Of one child's argument. With what its run starts beside it, it must stay below what one message takes.
-SMALL_ITEM = SLICE_BYTES // SLICE_STEPS
-# What takes less is not measured exactly: a slice of such items is not too large, whatever they take.
+SMALL_ITEM = 4_000
+# What takes less is not measured exactly but bounded, by up to six times of what it takes. A slice of nothing but such
+# items may be cut short by that, never below 250.
 
 Source = TypeVar("Source")
 
@@ -92,12 +95,17 @@ class Supply(ABC, Generic[Source]):
         self.has_more = not is_counted and self.inline is None
         """Whether others may follow."""
         self.endings: list[Ending | None] = []
+        self._steps_each = steps_each
         self.slice_length = max(1, SLICE_STEPS // steps_each)
         """Of one child, at most."""
         self.common_bytes = 0
         """What each child is given beside its pieces."""
         self._source: Iterator[Source] = chain(head, rest) if self.has_more else iter(head)
         self._came_back: deque[Piece] = deque()
+
+    def slice_as_formerly(self) -> None:
+        """Slices of the length that they had in histories before `LARGER_SLICES_PATCH`."""
+        self.slice_length = max(1, min(SLICE_STEPS, FORMER_SLICE_STEPS) // self._steps_each)
 
     def take(self, lanes: int) -> list[Piece]:
         """The next slice; empty when there is nothing more. A piece that fits into no slice comes alone.
@@ -128,11 +136,12 @@ class Supply(ABC, Generic[Source]):
         self._came_back.extendleft(reversed(pieces))
 
     def _most(self, lanes: int) -> int:
-        """Towards the end less, so that no lane works long after the others."""
+        """At the beginning of a generator and at the end of a list less, so that no lane stands idle."""
         if self.has_more:
-            return self.slice_length
-        left = self.known - len(self.endings) + len(self._came_back)
-        return min(self.slice_length, max(LEAST_SLICE, -(-left // (2 * lanes))))
+            share = -(-self.known // lanes)
+        else:
+            share = -(-(self.known - len(self.endings) + len(self._came_back)) // (2 * lanes))
+        return min(self.slice_length, max(LEAST_SLICE, share))
 
     def _next(self) -> Piece | None:
         if self._came_back:

@@ -69,6 +69,9 @@ LARGE_PAYLOADS_EXTERN = "perdure_large_payloads"
 FOR_EACH_SLICES_PATCH = "perdure-for-each-slices"
 """Marks a history in which children carry the items of a large `for_each`; in one that is older the run itself does."""
 
+LARGER_SLICES_PATCH = "perdure-larger-slices"
+"""Marks a history whose children carry 400 steps each; in one that is older they carry 250."""
+
 takes_large_payloads: ContextVar[bool] = ContextVar("takes_large_payloads", default=False)
 """Whether what an activity returns may be as large as a blob store takes."""
 

@@ -49,9 +49,10 @@ class Wide(AgentWorkflow):
     """More steps in one call than one history holds."""
 
     @workflow.run
-    async def run(self, count: int) -> list[str]:
-        """The ids of those that succeeded, in their order."""
-        return [outcome.task_id for outcome in await self.phase("wide", labour(count, 0)) if outcome.success]
+    async def run(self, plan: dict[str, Any]) -> list[str]:
+        """The ids of those that succeeded, in their order. The plan: {"count", "seconds"}."""
+        outcomes = await self.phase("wide", labour(plan["count"], plan["seconds"]))
+        return [outcome.task_id for outcome in outcomes if outcome.success]
 
 
 @workflow.defn

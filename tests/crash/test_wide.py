@@ -14,6 +14,8 @@ from tests.crash.processes import Ground
 from tests.support import World, wait_until
 
 STEPS, SLOTS = 10_000, 50
+STEP_SECONDS = 0.3
+# As long as makes a killed worker leave most of its slots' steps unfinished.
 MOST_EVENTS, MOST_BYTES = 400, 2_000_000
 # Of the root's history: what a fan-out of this size may leave there.
 
@@ -28,7 +30,7 @@ async def test_ten_thousand_steps_of_one_call_survive_the_kill_of_a_worker_in_a_
 ) -> None:
     """Each step has ended once, in its place; what the killed worker had in flight was repeated with the same key."""
     lost, _ = [ground.worker(PERDURE_MAX_CONCURRENT_STEPS=str(SLOTS)) for _ in range(2)]
-    run = await world.start("Wide", STEPS, max_concurrency=2 * SLOTS)
+    run = await world.start("Wide", {"count": STEPS, "seconds": STEP_SECONDS}, max_concurrency=2 * SLOTS)
     await wait_until("half of the steps have begun", partial(_have_begun, diary, STEPS // 2), HALF_SECONDS)
     lost.kill()
     succeeded = await asyncio.wait_for(run.result(), HALF_SECONDS)
@@ -42,7 +44,7 @@ async def test_ten_thousand_steps_of_one_call_survive_the_kill_of_a_worker_in_a_
     assert root.history_length < MOST_EVENTS
     assert root.history_size_bytes < MOST_BYTES
     assert len({work.key for work in diary.work()}) == STEPS, "steps have had other keys when they were repeated"
-    assert len(again) <= SLOTS, "more steps were repeated than the killed worker had in flight"
+    assert 0 < len(again) <= SLOTS, "none was lost, or more than the killed worker had in flight"
     assert all(attempts[0].pid == lost.pid for attempts in again.values()), "others than the lost steps were repeated"
 
 

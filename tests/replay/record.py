@@ -230,6 +230,7 @@ GRAPHS = {
 }
 SLICES = {
     "sliced": Scenario("Counted", {"count": 1_001, "agent": "echo"}, {"max_concurrency": 100, "budget_tokens": 10_000}),
+    "sliced-larger": Scenario("Counted", {"count": 1_801, "agent": "echo"}, {"max_concurrency": 100}),
     "sliced-exhausted": Scenario(
         "Counted",
         {"count": 1_001, "agent": "echo", "greedy_from": 980},
