@@ -13,8 +13,10 @@ from itertools import pairwise
 
 from runtime.standing import Json
 from workflows.graph.definition import GraphDefinition, StageRefCompensation
+from workflows.graph.engine import CYCLE_LIMIT
 from workflows.graph.results import EmptyOutput, StageResult, WorkflowResult
 from workflows.graph.walk import UNDOING, StageState, Walk
+from workflows.history import HOLDS
 
 NOT_BEGUN = "not begun"
 RUNNING = "running"
@@ -39,8 +41,8 @@ def _walk_of_result(graph: GraphDefinition, result: WorkflowResult) -> Walk:
 
 def _was_refused(stage: StageResult) -> bool:
     """Whether a stage is told as failed and never ran: the loop guard stood before it, or a full history."""
-    refusals = ("cycle limit reached after ", "the run's history holds ")
-    return isinstance(stage.output, EmptyOutput) and stage.duration_ms == 0 and (stage.error or "").startswith(refusals)
+    is_refusal = (stage.error or "").startswith((CYCLE_LIMIT, HOLDS))
+    return is_refusal and isinstance(stage.output, EmptyOutput) and stage.duration_ms == 0
 
 
 def walks_of_events(

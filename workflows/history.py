@@ -14,6 +14,9 @@ MOST_EVENTS = 40_000
 MOST_BYTES = 35_000_000
 # What is left is for what is in flight, and for compensations.
 
+HOLDS = "the run's history holds"
+"""What a refusal begins with: a stage that failed by it never ran."""
+
 
 def refuses_stages() -> str | None:
     """Why no further stage, round or item of a graph may begin; None while one may. What undoes always may."""
@@ -21,7 +24,7 @@ def refuses_stages() -> str | None:
     if events < MOST_EVENTS or compensating.get():
         return None
     return (
-        f"the run's history holds {events:,} events, and Temporal ends a run at 51,200. Divide the work over several "
+        f"{HOLDS} {events:,} events, and Temporal ends a run at 51,200. Divide the work over several "
         "runs, or over the graphs of a program that continues as new between them."
     )
 
@@ -32,6 +35,6 @@ def refuses_slices() -> str | None:
     if events < MOST_EVENTS and size < MOST_BYTES:
         return None
     return (
-        f"the run's history holds {events:,} events and {size / 1e6:.1f} MB, and Temporal ends a run at 51,200 or "
+        f"{HOLDS} {events:,} events and {size / 1e6:.1f} MB, and Temporal ends a run at 51,200 or "
         "50 MB. Shorten prompts and outputs, or divide the steps over several runs."
     )

@@ -45,6 +45,8 @@ from workflows.saga import CompensationResult, Saga
 if TYPE_CHECKING:
     from workflows.verbs import AgentWorkflow
 
+CYCLE_LIMIT = "cycle limit reached after"
+"""What the loop guard's refusal begins with: a stage that failed by it never ran."""
 MAX_ERROR_LENGTH = 2_000
 # Of a stage's error in an event; the result has all of it.
 TOO_LARGE_TO_CARRY = (
@@ -188,7 +190,7 @@ def _refusal(frame: Frame, following: str, stages: Mapping[str, Stage]) -> str |
     if following not in stages:
         return "no start stage defined" if frame.executions == 0 else f"stage not found: '{following}'"
     if frame.executions >= frame.graph.max_iterations:
-        return f"cycle limit reached after {frame.graph.max_iterations} iterations"
+        return f"{CYCLE_LIMIT} {frame.graph.max_iterations} iterations"
     return refuses_stages()
 
 
