@@ -199,7 +199,7 @@ async def test_model_refuses_a_transcript_of_another_shape(steps: ModelSteps) ->
     outcome = await steps.run()
     assert outcome.error == (
         "the transcript that step 't' left cannot be read here: a piece of the transcript has another shape. A newer "
-        "worker may have written it"
+        "worker may have written it: leave none of the older ones running"
     )
 
 
