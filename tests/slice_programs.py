@@ -147,6 +147,19 @@ class UndoingMany(AgentWorkflow):
         return "done"
 
 
+@workflow.defn
+class UndoingRefused(AgentWorkflow):
+    """Works, and undoes, with fan-outs that children carry."""
+
+    @workflow.run
+    async def run(self, count: int) -> dict[str, Any]:
+        """Why the last step of the work failed, and how the compensation ended."""
+        saga = Saga(self)
+        saga.push("all", self.phase, "undo", generated(count))
+        worked = await self.phase("work", generated(count))
+        return {"work": worked[-1].error, "undone": [each.status for each in await saga.compensate()]}
+
+
 WORKFLOWS: tuple[type, ...] = (
     Counted,
     Lengths,
@@ -155,4 +168,5 @@ WORKFLOWS: tuple[type, ...] = (
     SideBySide,
     LimitedMany,
     UndoingMany,
+    UndoingRefused,
 )

@@ -72,6 +72,9 @@ FOR_EACH_SLICES_PATCH = "perdure-for-each-slices"
 LARGER_SLICES_PATCH = "perdure-larger-slices"
 """Marks a history whose children carry 400 steps each; in one that is older they carry 250."""
 
+FULL_HISTORIES_PATCH = "perdure-full-histories"
+"""Marks a history that was nearly full: its bytes keep further stages from beginning too, and never what undoes."""
+
 takes_large_payloads: ContextVar[bool] = ContextVar("takes_large_payloads", default=False)
 """Whether what an activity returns may be as large as a blob store takes."""
 
