@@ -252,12 +252,16 @@ class _Parts:
 
 
 def without_large_texts(value: Any) -> Any:
-    """Plain JSON with each text over 10 KB replaced by its size and hash."""
-    if isinstance(value, str):
+    """Plain JSON with each text over 10 KB replaced by its size and hash.
+
+    Compares types exactly: a state may hold a list of 100,000, and in the sandbox `isinstance` is slow.
+    """
+    kind = type(value)
+    if kind is str:
         return _stand_in(value.encode()) if len(value.encode()) > KEPT_OUTPUT_BYTES else value
-    if isinstance(value, dict):
+    if kind is dict:
         return {key: without_large_texts(item) for key, item in value.items()}
-    return [without_large_texts(item) for item in value] if isinstance(value, list) else value
+    return [without_large_texts(item) for item in value] if kind is list else value
 
 
 def _without_large_output(outcome: StepOutcome) -> StepOutcome:
