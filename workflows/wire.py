@@ -75,6 +75,9 @@ LARGER_SLICES_PATCH = "perdure-larger-slices"
 FULL_HISTORIES_PATCH = "perdure-full-histories"
 """Marks a history that was nearly full: its bytes keep further stages from beginning too, and never what undoes."""
 
+MANY_OUTPUTS_PATCH = "perdure-many-outputs"
+"""Marks a history in which a `map_reduce` of more than 10,000 items pauses while it reads their outcomes."""
+
 takes_large_payloads: ContextVar[bool] = ContextVar("takes_large_payloads", default=False)
 """Whether what an activity returns may be as large as a blob store takes."""
 
@@ -91,6 +94,7 @@ WORST_ESCAPE = 6
 
 
 _stored_kinds: set[type] = set()
+# Every class of these models: whether a value is of one is told without `isinstance`, which is slow in the sandbox.
 
 
 class Stored(BaseModel):
@@ -132,10 +136,11 @@ def plain(value: Any) -> Any:
     For models whose fields are models, tuples of models and JSON, without aliases. The serializer builds what is inside
     a model anew for every model around it, which takes seconds for a large result of a graph.
     """
-    if isinstance(value, Stored):
+    kind = type(value)
+    if kind in _stored_kinds:
         held, defaults = value.__dict__, value._omittable
         return {name: plain(item) for name, item in held.items() if name not in defaults or item != defaults[name]}
-    return [plain(item) for item in value] if type(value) is tuple else value
+    return [plain(item) for item in value] if kind is tuple else value
 
 
 def encode(value: Any) -> bytes:

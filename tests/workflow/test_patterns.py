@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from importlib import import_module
 from typing import Any, get_args
 
 import pytest
@@ -12,6 +13,7 @@ from temporalio.exceptions import ApplicationError
 from tests import pattern_programs as programs
 from tests.pattern_programs import AGENTS, agent, fails, plan, run, said, says
 from tests.support import World, event_types, events_of, failure_of, served, wait_until
+from workflows import supply
 from workflows.graph.definition import PatternKind
 from workflows.patterns import prompts
 
@@ -218,6 +220,23 @@ def most_at_once(history: WorkflowHistory) -> int:
         running -= event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
         most = max(most, running)
     return most
+
+
+async def test_map_reduce_of_many_items_brings_what_one_of_few_does(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Children carry the items, and their outcomes are read in parts with pauses between; here from three on."""
+    mapper = agent("mapper", plays={"mapper_1": {"fail": "bad item"}, "mapper_6": "six"})
+    argument = plan("map_reduce", [mapper, agent("reducer")], items=list("abcdefghij"))
+    few = await world.run("Patterned", argument)
+    module = import_module("workflows.patterns.map_reduce")
+    monkeypatch.setattr(module, "INLINE_STEPS", 3)
+    monkeypatch.setattr(supply, "INLINE_STEPS", 3)
+    monkeypatch.setattr(module, "OUTPUTS_AT_ONCE", 4)
+    handle = await world.start("Patterned", argument)
+    assert said(await handle.result()) == said(few)
+    pauses = [event.marker_recorded_event_attributes.marker_name for event in (await handle.fetch_history()).events]
+    assert pauses.count("core_local_activity") == 2
 
 
 async def test_map_reduce_refuses_a_prompt_that_no_history_takes(world: World) -> None:

@@ -6,24 +6,30 @@ history their own prompts and one reduce prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pydantic import JsonValue
+from temporalio.workflow import patched
 
-from workflows.graph.pace import Pace
+from workflows.graph.pace import Pace, in_parts
 from workflows.graph.results import AgentOutput, PatternOutput
 from workflows.history import refuses_stages
 from workflows.patterns import prompts
 from workflows.patterns.asking import Agents, Question, agent_output, ask_one, members, require, require_any
 from workflows.patterns.configs import DEFAULT_MAP_CONCURRENCY, MapReduceConfig, checked
+from workflows.steps import StepOutcome
 from workflows.supply import INLINE_STEPS
 from workflows.window import sliding_window
+from workflows.wire import MANY_OUTPUTS_PATCH
 
 if TYPE_CHECKING:
     from workflows.verbs import AgentWorkflow
 
 KIND: Final = "map_reduce"
+
+OUTPUTS_AT_ONCE = 10_000
+# Made of outcomes in one activation, in about a tenth of a second.
 
 
 async def map_reduce(
@@ -57,7 +63,8 @@ async def map_reduce(
     if len(positions) > INLINE_STEPS:  # more than one history should hold: children carry them
         asked = (mapping(position).spec for position in positions)
         outcomes = await workflow.parallel(asked, at_most=width)
-        outputs = [agent_output(f"{mapper.name}_{at}", outcome) for at, outcome in enumerate(outcomes)]
+        at_once = OUTPUTS_AT_ONCE if len(outcomes) > OUTPUTS_AT_ONCE and patched(MANY_OUTPUTS_PATCH) else len(outcomes)
+        outputs = await in_parts(_outputs(mapper.name, outcomes, at_once))
     else:
         outputs = await sliding_window(positions, width, map_item)
     require_any(outputs)
@@ -65,6 +72,16 @@ async def map_reduce(
     outputs.append(reduced)
     require(KIND, "reducer", reduced, outputs)
     return PatternOutput(outputs=tuple(outputs), final_answer=reduced.answer)
+
+
+def _outputs(name: str, outcomes: Sequence[StepOutcome], at_once: int) -> Generator[None, None, list[AgentOutput]]:
+    """The mapper's answers, so many at once."""
+    outputs: list[AgentOutput] = []
+    for at, outcome in enumerate(outcomes):
+        if at and at % at_once == 0:
+            yield
+        outputs.append(agent_output(f"{name}_{at}", outcome))
+    return outputs
 
 
 def _listed(items: Sequence[JsonValue]) -> object:
