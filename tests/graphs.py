@@ -116,7 +116,7 @@ async def until_told(handle: WorkflowHandle[Any, Any], kind: str, count: int = 1
     """The events of a type, once a run has told so many."""
 
     async def told() -> list[dict[str, Any]]:
-        found = [event for event in await events_of(handle) if event["type"] == kind]
+        found = await events_of(handle, kind)
         return found if len(found) >= count else []
 
     return await wait_until(f"{count} events {kind!r}", told)

@@ -97,10 +97,11 @@ async def rejection_of(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, st
     return cause.type, cause.message
 
 
-async def events_of(handle: WorkflowHandle[Any, Any]) -> list[dict[str, Any]]:
-    """Everything that a run has told so far."""
+async def events_of(handle: WorkflowHandle[Any, Any], kind: str | None = None) -> list[dict[str, Any]]:
+    """Everything that a run has told so far, or the events of one type."""
     page = await handle.query(wire.EVENTS_QUERY)
-    return [envelope["event"] for envelope in page["events"]]
+    events = [envelope["event"] for envelope in page["events"]]
+    return [event for event in events if kind in (None, event["type"])]
 
 
 async def event_types(handle: WorkflowHandle[Any, Any]) -> list[str]:

@@ -50,7 +50,7 @@ async def test_a_cancelled_run_is_undone_too(client: Client) -> None:
         handle = await world.start("Deploy", "slow")
 
         async def checks() -> bool:
-            begun = [event["step"] for event in await events_of(handle) if event["type"] == "step_started"]
+            begun = [event["step"] for event in await events_of(handle, "step_started")]
             return "c2.0:check" in begun
 
         await wait_until("the check has begun", checks)

@@ -132,7 +132,7 @@ async def test_wrong_signal_changes_nothing_and_is_told(world: World, signal: st
     handle = await world.start("Sequence", [step("a", "brief")], budget_tokens=700)
     await handle.signal(signal, payload)
     await handle.result()
-    rejected = [event for event in await events_of(handle) if event["type"] == "signal_rejected"]
+    rejected = await events_of(handle, "signal_rejected")
     assert rejected == [{"type": "signal_rejected", "signal": signal, "reason": reason}]
     assert (await handle.query("budget"))["limit_tokens"] == 700
 

@@ -42,7 +42,7 @@ async def test_cancel_ends_every_step_in_flight(world: World) -> None:
     await handle.cancel()
     assert isinstance(await failure_of(handle), CancelledError)
     assert (await handle.describe()).status == WorkflowExecutionStatus.CANCELED
-    finished = [event for event in await events_of(handle) if event["type"] == "step_finished"]
+    finished = await events_of(handle, "step_finished")
     assert [event["status"] for event in finished] == ["cancelled"] * 8
 
 
@@ -105,7 +105,7 @@ async def test_cancel_compensates_to_the_end(world: World, cancels: int) -> None
         await wait_until("it compensates", compensates)
         await handle.cancel()
     assert isinstance(await failure_of(handle), CancelledError)
-    told = [event for event in await events_of(handle) if event["type"] == "compensation_finished"]
+    told = await events_of(handle, "compensation_finished")
     assert told == [
         {"type": "compensation_finished", "name": "second", "status": "succeeded"},
         {"type": "compensation_finished", "name": "first", "status": "succeeded"},
@@ -123,7 +123,7 @@ async def test_deadline_is_decided_by_the_timer(world: World) -> None:
     """When the timer is first the work is cancelled and awaited, whatever it returns, and the run goes on."""
     handle = await world.start("Limited", 0.6)
     assert await handle.result() == ["timed out", "None", "after"]
-    finished = [event["status"] for event in await events_of(handle) if event["type"] == "step_finished"]
+    finished = [event["status"] for event in await events_of(handle, "step_finished")]
     assert finished == [*["cancelled"] * 8, "ok"]
 
 

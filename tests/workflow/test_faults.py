@@ -96,7 +96,7 @@ async def test_wrong_signal_does_not_stop_the_run(world: World, signal: str, pay
     handle = await world.start("Sequence", [step("a", "brief")])
     await handle.signal(signal, args=payloads)
     await handle.result()
-    assert [event["reason"] for event in await events_of(handle) if event["type"] == "signal_rejected"] == [reason]
+    assert [event["reason"] for event in await events_of(handle, "signal_rejected")] == [reason]
 
 
 @pytest.mark.parametrize(

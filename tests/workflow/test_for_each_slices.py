@@ -70,7 +70,7 @@ def over(items: list[Any], body: Json, **fields: Any) -> Json:
 
 
 async def told(handle: Handle, kind: str) -> list[Json]:
-    return [event for event in await events_of(handle) if event["type"] == kind]
+    return await events_of(handle, kind)
 
 
 async def children(world: World, handle: Handle) -> list[Handle]:

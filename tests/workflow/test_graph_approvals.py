@@ -213,7 +213,7 @@ async def test_deadline_gives_the_default_answer(world: World) -> None:
     result = timeless(await handle.result())
     assert output_of(result, "ask") == {"type": "approval", "response": {"go": "no"}}
     assert result["final_state"]["answer.go"] == "no"
-    [told] = [event for event in await events_of(handle) if event["type"] == "approval_resolved"]
+    [told] = await events_of(handle, "approval_resolved")
     assert told == {"type": "approval_resolved", "id": "0.ask", "by_deadline": True}
     timers = [
         event async for event in handle.fetch_history_events() if event.HasField("timer_started_event_attributes")

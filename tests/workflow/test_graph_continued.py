@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from tests.support import World, served
+from tests.support import World
 
 BULK = "x" * 900_000
 # Of a prompt: six of them make a history of more than 5 MB, at which a run goes on in a new one.
-
-
-@pytest.fixture(scope="module")
-async def world(client: Client) -> AsyncIterator[World]:
-    async with served(client) as world:
-        yield world
 
 
 def counting(times: int, **more: Any) -> dict[str, Any]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import Payload
-from temporalio.client import Client
 from temporalio.common import RawValue
 
 from tests.definitions import edge, graph, pattern, proposal, stage, write
@@ -25,17 +23,11 @@ from tests.graphs import (
     visits,
     writes,
 )
-from tests.support import World, rejection_of, served
+from tests.support import World, rejection_of
 
 READ = {"type": "state_read", "parameters": {"key": "deep"}}
 PADDING = "x" * 50_000
 # A graph that holds it is judged in an activity, and read piece by piece.
-
-
-@pytest.fixture(scope="module")
-async def world(client: Client) -> AsyncIterator[World]:
-    async with served(client) as world:
-        yield world
 
 
 @pytest.mark.parametrize("milliseconds", [10**13, 10**15, 10**30], ids=["too long to store", "no date", "no duration"])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from temporalio.client import Client
 
 from tests.definitions import call, edge, graph, nested, pattern, proposal, stage, write
 from tests.graphs import (
@@ -32,14 +30,7 @@ from tests.graphs import (
     when,
     writes,
 )
-from tests.support import World, events_of, served, wait_until
-
-
-@pytest.fixture(scope="module")
-async def world(client: Client) -> AsyncIterator[World]:
-    async with served(client) as world:
-        yield world
-
+from tests.support import World, events_of, wait_until
 
 REVIEW = {
     **pattern("adversarial_review", "reviewer", criteria=["It is short"], review_key="draft"),
@@ -245,7 +236,7 @@ async def test_what_is_no_list_is_told(world: World, step: Any) -> None:
     """An answer that reads like a list is a text: the stage has nothing to do, and the events say why."""
     handle = await world.start("StageGraph", graph(stage("s", step), initial_state={"items": '["a"]'}))
     await handle.result()
-    assert [event for event in await events_of(handle) if event["type"] == "log"] == [
+    assert await events_of(handle, "log") == [
         {
             "type": "log",
             "level": "warning",

@@ -147,7 +147,7 @@ async def test_model_step_without_a_price_is_told_of(world: World, provider: Pro
     handle = await world.start("FanOut", _steps("unpriced", 1), budget_usd=0.000001)
     [outcome] = await handle.result()
     assert outcome["usage"] == {"input_tokens": 9, "output_tokens": 10, "total_tokens": 19, "requests": 1}
-    warnings = [event for event in await events_of(handle) if event["type"] == "step_warning"]
+    warnings = await events_of(handle, "step_warning")
     assert [event["message"] for event in warnings] == [
         "Model 'scripted' has no known price, so the step's limit in dollars cannot be held."
     ]

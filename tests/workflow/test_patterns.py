@@ -295,7 +295,7 @@ async def test_patterns_run_from_python(world: World) -> None:
     """Agents are names of agents.toml or written out; the verbs count their steps as any others."""
     handle = await world.start("Voting", 1.0)
     assert await handle.result() == "yes"
-    started = [event["step"] for event in await events_of(handle) if event["type"] == "step_started"]
+    started = [event["step"] for event in await events_of(handle, "step_started")]
     assert started == ["c0.0:alice", "c0.0:bob", "c0.0:alice_2"]
 
 

@@ -48,7 +48,7 @@ async def test_vote_tells_its_ratio(world: World) -> None:
     for config, ratio in (({}, 0.75), ({"synthesizer_index": 0}, 1.0)):
         handle = await world.start("Patterned", plan("vote", agents, **config))
         await handle.result()
-        assert [event["fields"] for event in await events_of(handle) if event["type"] == "log"] == [{"ratio": ratio}]
+        assert [event["fields"] for event in await events_of(handle, "log")] == [{"ratio": ratio}]
 
 
 async def test_vote_without_its_quorum_fails(world: World) -> None:

@@ -40,7 +40,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def told(handle: Handle, kind: str) -> list[dict[str, Any]]:
-    return [event for event in await events_of(handle) if event["type"] == kind]
+    return await events_of(handle, kind)
 
 
 async def children(world: World, handle: Handle) -> list[Handle]:
