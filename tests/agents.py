@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections import defaultdict
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from activities.context import StepContext
 from workflows import AgentStepSpec, RetryableStepError, StepOutcome, Usage
 from workflows.steps import AnswersNeeded, Delegation, TokensNeeded
+
+GATHER_SECONDS = 20
+# Far more than it takes to start what a window has room for; who waits so long waits in vain.
+
+
+@dataclass
+class Gathering:
+    """Steps that are at work side by side."""
+
+    present: int = 0
+    is_complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+GATHERINGS: defaultdict[str, Gathering] = defaultdict(Gathering)
+"""By the name that their prompts give them."""
+
+
+async def together(step: AgentStepSpec) -> str:
+    """Ends as soon as so many of its name are at work side by side: the prompt is "<how many> <name>"."""
+    count, name = step.prompt.split()
+    gathering = GATHERINGS[name]
+    gathering.present += 1
+    if gathering.present == int(count):
+        gathering.is_complete.set()
+    try:
+        await asyncio.wait_for(gathering.is_complete.wait(), GATHER_SECONDS)
+    except TimeoutError:
+        return "waited in vain"
+    return "gathered"
 
 
 def witness(step: AgentStepSpec, context: StepContext) -> str:

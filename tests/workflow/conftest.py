@@ -1,4 +1,4 @@
-"""The world of this ring, for every file whose subject needs no programs or agents of its own."""
+"""The world of this ring, and its bounds, for every file whose subject needs none of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.client import Client
 
+from tests.slices import lower
 from tests.support import World, served
 
 
@@ -15,3 +16,9 @@ async def world(client: Client) -> AsyncIterator[World]:
     """A worker of our own workflows and of the agents of tests/agents.toml."""
     async with served(client) as world:
         yield world
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children carry a call from eleven steps on, in slices of six."""
+    lower(monkeypatch)

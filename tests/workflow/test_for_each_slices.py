@@ -1,8 +1,6 @@
-"""A `for_each` whose items children carry ends as one whose items the run carries itself.
+"""A `for_each` whose items children carry ends as one whose items the run carries itself."""
 
-Its items are carried by children from 1,001 on. Here mostly from 5 on, in slices of 3: the worker runs in this process
-and workflow code passes through the sandbox, so it sees the lowered bounds.
-"""
+from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -10,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 
 from tests.definitions import call, edge, graph, nested, pattern, proposal, stage, write
 from tests.graphs import (
@@ -30,12 +27,10 @@ from tests.graphs import (
     when,
     writes,
 )
-from tests.support import World, events_of, served, wait_until
-from workflows import supply
+from tests.histories import most_at_once, signals
+from tests.slices import Handle, children, lower, steps_begun
+from tests.support import World, events_of, served
 
-INLINE, SLICE = 4, 3
-
-Handle = WorkflowHandle[Any, Any]
 Json = dict[str, Any]
 
 
@@ -48,14 +43,8 @@ async def world(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slices of three items, from five on."""
-    lower(monkeypatch)
-
-
-def lower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lower the bounds."""
-    monkeypatch.setattr(supply, "INLINE_STEPS", INLINE)
-    monkeypatch.setattr(supply, "SLICE_STEPS", SLICE)
+    """Children carry a call from five items on, in slices of three."""
+    lower(monkeypatch, 4, 3)
 
 
 def each(body: Json, **fields: Any) -> Json:
@@ -67,25 +56,6 @@ def over(items: list[Any], body: Json, **fields: Any) -> Json:
     """A graph of one for_each."""
     given = {"initial_state": {"items": items, **fields.pop("state", {})}}
     return graph(stage("s", each(body, **fields.pop("each", {})), **fields.pop("stage", {})), **given, **fields)
-
-
-async def told(handle: Handle, kind: str) -> list[Json]:
-    return await events_of(handle, kind)
-
-
-async def children(world: World, handle: Handle) -> list[Handle]:
-    """The children that a run has started, in their order."""
-    return [world.client.get_workflow_handle(event["workflow_id"]) for event in await told(handle, "slice_started")]
-
-
-async def steps_begun(world: World, handle: Handle, count: int) -> None:
-    """Wait until so many steps have begun in the children of a run."""
-
-    async def begun() -> bool:
-        found = [await told(child, "step_started") for child in await children(world, handle)]
-        return sum(map(len, found)) >= count
-
-    await wait_until(f"{count} steps have begun", begun)
 
 
 LOOP = {
@@ -140,10 +110,10 @@ async def test_items_in_children_end_as_in_the_run(
 ) -> None:
     """The whole result is the same: outputs in order, the state, failures, what undoes."""
     inline = await ended(world, definition)
-    lower(monkeypatch)
+    lower(monkeypatch, 4, 3)
     handle = await world.start("StageGraph", definition)
     assert await result_of(handle) == inline
-    assert len(await told(handle, "slice_started")) >= 2
+    assert len(await events_of(handle, "slice_started")) >= 2
 
 
 async def ended(world: World, definition: Json) -> Json:
@@ -153,17 +123,11 @@ async def ended(world: World, definition: Json) -> Json:
 
 async def result_of(handle: Handle) -> Json:
     """The result of a run, whatever its status."""
-    status = (await handle.describe()).status
-    if status == WorkflowExecutionStatus.RUNNING:
-
-        async def closed() -> bool:
-            return (await handle.describe()).status != WorkflowExecutionStatus.RUNNING
-
-        await wait_until("the run has ended", closed)
-    if (await handle.describe()).status == WorkflowExecutionStatus.COMPLETED:
+    try:
         result: Json = timeless(await handle.result())
-        return result
-    return await result_in_failure(handle)
+    except WorkflowFailureError:
+        return await result_in_failure(handle)
+    return result
 
 
 IN_THE_RUN = {
@@ -197,8 +161,8 @@ async def test_body_that_needs_the_run_stays_there(world: World, body: Json, why
     """What a child could not know, or would do once too often, is done in the run, and the events say why."""
     handle = await world.start("StageGraph", over(["a", "b", "a", "c", "d"], body, state={"large": "x" * 600_000}))
     await result_of(handle)
-    assert await told(handle, "slice_started") == []
-    assert [event["message"] for event in await told(handle, "log") if event["level"] == "info"] == [
+    assert await events_of(handle, "slice_started") == []
+    assert [event["message"] for event in await events_of(handle, "log") if event["level"] == "info"] == [
         f"stage 's' runs its 5 items in the history of the run: its body {why}."
     ]
 
@@ -216,7 +180,8 @@ async def test_steps_of_items_have_names_of_their_own(world: World) -> None:
     definition = row(stage("s", twice), stage("t", each(body)), initial_state={"items": list("abcde")})
     handle = await world.start("StageGraph", definition)
     await handle.result()
-    names = [event["step"] for child in await children(world, handle) for event in await told(child, "step_started")]
+    found = await children(world, handle)
+    names = [event["step"] for child in found for event in await events_of(child, "step_started")]
     first = [f"0.{number}:echo" for number in range(10)]
     second = [f"0.{number}.1:brief" for number in range(10)]
     assert sorted(name for name in names if name.startswith("0.")) == sorted([*first, *second])
@@ -227,21 +192,13 @@ async def test_steps_of_items_have_names_of_their_own(world: World) -> None:
 @pytest.mark.parametrize("at_once", [1, 2, 6])
 async def test_items_under_way_keep_to_their_window(world: World, at_once: int) -> None:
     """`max_concurrent` counts items over all children, whatever the run's own window is."""
-    body = pattern("swarm_sequential", "echo", "echo")
-    handle = await world.start(
-        "StageGraph", over(list(range(9)), body, each={"max_concurrent": at_once}), max_concurrency=8
-    )
-    await handle.result()
-    spans = [
-        (envelope["time"], {"step_started": 1, "step_finished": -1}.get(envelope["event"]["type"], 0))
-        for child in await children(world, handle)
-        for envelope in (await child.query("events"))["events"]
-    ]
-    running = most = 0
-    for _, change in sorted(spans):
-        running += change
-        most = max(most, running)
-    assert most <= at_once
+    steps = (stage("meet", asks("together", f"{at_once} items-{at_once}")), stage("go on", asks("echo")))
+    body = nested(*steps, edges=[edge("meet", "go on")])
+    definition = over(list(range(12)), body, each={"max_concurrent": at_once})
+    handle = await world.start("StageGraph", definition, max_concurrency=8)
+    outputs = output_of(await handle.result(), "s")["outputs"]
+    assert {output["result"]["final_state"]["stage.meet.answer"] for output in outputs} == {"gathered"}
+    assert await most_at_once(*await children(world, handle)) == at_once
 
 
 @pytest.mark.usefixtures("small")
@@ -261,16 +218,8 @@ async def test_budget_that_is_enough_pays_for_every_item(world: World) -> None:
     assert (budget["consumed_tokens"], budget["granted_tokens"]) == (3_000, 0)
     assert 1 <= len(await signals(handle)) <= 6
     first, *_ = await children(world, handle)
-    assert {event["total_tokens"] for event in await told(first, "step_finished")} == {500}  # no turn was paid twice
-
-
-async def signals(handle: Handle) -> list[str]:
-    """The names of the signals that a run has got."""
-    return [
-        event.workflow_execution_signaled_event_attributes.signal_name
-        async for event in handle.fetch_history_events()
-        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
-    ]
+    spent = [event["total_tokens"] for event in await events_of(first, "step_finished")]
+    assert set(spent) == {500}  # no turn was paid twice
 
 
 @pytest.mark.usefixtures("small")
@@ -379,7 +328,7 @@ async def test_item_that_fits_into_no_child_is_carried_by_the_run(world: World) 
     result = await handle.result()
     answers = [result["final_state"][f"foreach.s.{index}.answer"] for index in range(5)]
     assert answers == ["1 characters", "1050000 characters", *["1 characters"] * 3]
-    assert [event["step"] for event in await told(handle, "step_finished")] == ["0.1:weigh"]
+    assert [event["step"] for event in await events_of(handle, "step_finished")] == ["0.1:weigh"]
 
 
 @pytest.mark.usefixtures("small")
