@@ -126,10 +126,11 @@ async def _end_of(handle: workflow.ActivityHandle[Any], limit: timedelta | None 
 
 
 def _summary(call: StepCall) -> str:
-    return _one_line(f"{call.spec.agent}: {call.spec.description or call.spec.task_id}")
+    return one_line(f"{call.spec.agent}: {call.spec.description or call.spec.task_id}")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text as a summary takes it."""
     return text if len(text) <= SUMMARY_LENGTH else f"{text[: SUMMARY_LENGTH - 1]}…"
 
 
@@ -226,7 +227,7 @@ async def run_action(call: ActionCall) -> ActionEnd:
             maximum_attempts=attempts,
         ),
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        summary=_one_line(f"{call.tool} ({call.action})"),
+        summary=one_line(f"{call.tool} ({call.action})"),
         priority=_priority_of_run(),
     )
     _, is_interrupted = await _end_of(handle)
@@ -300,7 +301,7 @@ async def _short(
         result_type=result_type,
         start_to_close_timeout=limit,
         retry_policy=RetryPolicy(initial_interval=FIRST_RETRY, maximum_interval=SLOWEST_RETRY),
-        summary=_one_line(summary),
+        summary=one_line(summary),
         priority=_priority_of_run(),
     )
     try:

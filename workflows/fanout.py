@@ -189,7 +189,7 @@ class FanOut:
                 given,
                 id=child_id,
                 memo={wire.OPTIONS_MEMO: child_options(run.options, allotment, lane.width)},
-                static_summary=f"{len(pieces)} from {pieces[0].name}"[: calls.SUMMARY_LENGTH],
+                static_summary=_summary(pieces, self._phase),
             )
         )
         is_interrupted = await all_ended([starting])
@@ -345,6 +345,12 @@ class FanOut:
             run.board.keep(ending.name, ending.outcome, self._phase, now)
             for warning in ending.outcome.warnings:
                 run.tell(StepWarning(step=ending.name, message=warning))
+
+
+def _summary(pieces: Sequence[Piece], phase: PhaseRecord | None) -> str:
+    """The child's line in the Temporal UI."""
+    of_phase = f" ({phase.name})" if phase and phase.name else ""
+    return calls.one_line(f"{len(pieces)} from {pieces[0].name}{of_phase}")
 
 
 def _counted(endings: Sequence[tuple[Piece, Ending]]) -> SliceReport:
