@@ -14,7 +14,7 @@ from tests.crash.processes import Ground
 from tests.support import World, wait_until
 
 STEPS, SLOTS = 10_000, 50
-STEP_SECONDS = 0.3
+STEP_SECONDS = 0.2
 # As long as makes a killed worker leave most of its slots' steps unfinished.
 MOST_EVENTS, MOST_BYTES = 400, 2_000_000
 # Of the root's history: what a fan-out of this size may leave there.
