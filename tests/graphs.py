@@ -9,7 +9,7 @@ from typing import Any
 from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from tests.definitions import edge, graph, pattern, proposal, write
+from tests.definitions import edge, graph, nested, pattern, proposal, stage, write
 from tests.support import World, events_of, failure_of, wait_until
 
 CLOCK = {"duration_ms", "total_duration_ms", "timestamp", "asked"}
@@ -40,6 +40,21 @@ def when(key: str, value: Any = None, operator: str = "eq") -> dict[str, Any]:
 def asks(agent: str, task: str = "Do it") -> dict[str, Any]:
     """A step that asks one agent."""
     return pattern("pipeline", agent, task=task)
+
+
+def each(body: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A step that runs another for each of the state's `items`."""
+    return {"type": "for_each", "items_from": "items", "body": body, **fields}
+
+
+def lingers() -> dict[str, Any]:
+    """A step of an item that ends at once, unless the item is "slow"."""
+    return nested(
+        stage("go"),
+        stage("late", asks("slow", "{{item}}")),
+        edges=[edge("go", "late", when("item", "slow"))],
+        initial_state={"item": "{{item}}"},
+    )
 
 
 def undo(**values: Any) -> dict[str, Any]:

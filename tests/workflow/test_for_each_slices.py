@@ -15,9 +15,11 @@ from tests.graphs import (
     asks,
     check,
     complete,
+    each,
     error_of,
     fail,
     fails,
+    lingers,
     output_of,
     ref,
     result_in_failure,
@@ -45,11 +47,6 @@ async def world(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Asy
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Children carry a call from five items on, in slices of three."""
     lower(monkeypatch, 4, 3)
-
-
-def each(body: Json, **fields: Any) -> Json:
-    """A for_each over `items`."""
-    return {"type": "for_each", "items_from": "items", "body": body, **fields}
 
 
 def over(items: list[Any], body: Json, **fields: Any) -> Json:
@@ -262,18 +259,10 @@ async def test_raised_limit_lets_items_go_on(world: World) -> None:
     assert (await handle.query("budget"))["consumed_tokens"] == 3_000
 
 
-CUT_OFF = nested(
-    stage("go"),
-    stage("late", asks("slow", "{{item}}")),
-    edges=[edge("go", "late", when("item", "slow"))],
-    initial_state={"item": "{{item}}"},
-)
-
-
 @pytest.mark.usefixtures("small")
 async def test_cancelled_run_keeps_what_its_items_did(world: World) -> None:
     """Steps in flight are cancelled and recorded, children return, and the stage's outputs tell how far it came."""
-    handle = await world.start("StageGraph", over(["a", "slow", "b", "c", "slow", "d"], CUT_OFF))
+    handle = await world.start("StageGraph", over(["a", "slow", "b", "c", "slow", "d"], lingers()))
     await steps_begun(world, handle, 2)
     await handle.cancel()
     result = await result_in_failure(handle, "cancelled")
@@ -287,7 +276,7 @@ async def test_cancelled_run_keeps_what_its_items_did(world: World) -> None:
 @pytest.mark.usefixtures("small")
 async def test_items_that_are_too_late_are_cut_off(world: World) -> None:
     """The time limit of the stage reaches every child; what was done is in the output and in the state."""
-    definition = over(["a", "slow", "b", "c", "d"], CUT_OFF, stage={"timeout_ms": 2_000})
+    definition = over(["a", "slow", "b", "c", "d"], lingers(), stage={"timeout_ms": 2_000})
     result = await fail(world, definition)
     assert error_of(result, "s") == "stage 's' timed out after 2000ms"
     outputs = [output["result"]["status"] for output in output_of(result, "s")["outputs"]]
@@ -299,7 +288,7 @@ async def test_items_that_are_too_late_are_cut_off(world: World) -> None:
 @pytest.mark.usefixtures("small")
 async def test_terminated_child_fails_its_items_alone(world: World) -> None:
     """They say what became of the child; the others go on."""
-    handle = await world.start("StageGraph", over(["slow", "a", "b", "c", "d"], CUT_OFF))
+    handle = await world.start("StageGraph", over(["slow", "a", "b", "c", "d"], lingers()))
     await steps_begun(world, handle, 1)
     first, *_ = await children(world, handle)
     await first.terminate("by hand")
@@ -311,7 +300,7 @@ async def test_terminated_child_fails_its_items_alone(world: World) -> None:
 @pytest.mark.usefixtures("small")
 async def test_child_that_is_cancelled_by_hand_fails_its_items_alone(world: World) -> None:
     """Those that were under way and those that had not begun; the others go on."""
-    handle = await world.start("StageGraph", over(["slow", "slow", "b", "c", "d"], CUT_OFF), max_concurrency=2)
+    handle = await world.start("StageGraph", over(["slow", "slow", "b", "c", "d"], lingers()), max_concurrency=2)
     await steps_begun(world, handle, 1)
     first, *_ = await children(world, handle)
     await first.cancel()

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import Any, get_args
 
 import pytest
-from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowHistory
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
 from tests import pattern_programs as programs
+from tests.histories import most_at_once
 from tests.pattern_programs import AGENTS, agent, fails, plan, run, said, says
 from tests.support import World, event_types, events_of, failure_of, served, wait_until
 from workflows import supply
@@ -209,17 +209,7 @@ async def test_map_reduce_keeps_to_its_window(world: World) -> None:
         argument = plan("map_reduce", [says("mapper", "done"), says("reducer", "all")], items=items, **config)
         handle = await world.start("Patterned", argument, max_concurrency=window)
         assert (await handle.result())["final_answer"] == "all"
-        assert most_at_once(await handle.fetch_history()) == most
-
-
-def most_at_once(history: WorkflowHistory) -> int:
-    """How many activities were under way at the same time, as the history has it."""
-    running = most = 0
-    for event in history.events:
-        running += event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
-        running -= event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
-        most = max(most, running)
-    return most
+        assert await most_at_once(handle) == most
 
 
 async def test_map_reduce_of_many_items_brings_what_one_of_few_does(
