@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import Client
 
 from runtime.connect import connect
-from runtime.local import local_server
+from runtime.local import LocalServer, local_server
 from runtime.settings import Settings
 from runtime.tuning import collect_seldom
 
@@ -20,9 +20,14 @@ hypothesis.settings.load_profile("ring")
 
 
 @pytest.fixture(scope="session")
-async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalServer]:
     async with local_server(tmp_path_factory.mktemp("server")) as server:
-        yield await connect(Settings(), address=server.address)
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def client(server: LocalServer) -> Client:
+    return await connect(Settings(), address=server.address)
 
 
 @pytest.fixture(scope="session", autouse=True)

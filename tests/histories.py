@@ -8,21 +8,24 @@ from typing import Any
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
 
-BEGINNING_AND_END = {
-    EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED: 1,
-    EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: -1,
-}
+SCHEDULED = EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+STARTED = EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED
+COMPLETED = EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
 
 
-async def most_at_once(*handles: WorkflowHandle[Any, Any]) -> int:
-    """The most steps that were under way together, over one run or several; each must have ended with an outcome."""
-    changes = [
-        (event.event_time.ToNanoseconds(), BEGINNING_AND_END[event.event_type])
+async def most_at_once(*handles: WorkflowHandle[Any, Any], begin: EventType.ValueType = SCHEDULED) -> int:
+    """The most steps that were under way together, over one run or several; each must have ended with an outcome.
+
+    With `STARTED` as their beginning, the most that workers had in hand.
+    """
+    changes = {begin: 1, COMPLETED: -1}
+    course = [
+        (event.event_time.ToNanoseconds(), changes[event.event_type])
         for handle in handles
         async for event in handle.fetch_history_events()
-        if event.event_type in BEGINNING_AND_END
+        if event.event_type in changes
     ]
-    return max(accumulate(change for _, change in sorted(changes)))
+    return max(accumulate(change for _, change in sorted(course)))
 
 
 async def signals(handle: WorkflowHandle[Any, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from activities.executors.model.probing import Probe, probe
 from activities.registry import ModelAgent, Registry
 from tests.provider import Answer, Provider, always
-from tests.workflow.test_worker import free_address
+from tests.workers import free_address
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from runtime.connect import connect
 from runtime.settings import Settings
 from tests.programs import FanOut
 from tests.support import World, wait_until
-from tests.workflow.test_worker import free_address
+from tests.workers import free_address
 from worker import build_worker
 
 AGENTS = """

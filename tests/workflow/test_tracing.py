@@ -23,17 +23,15 @@ from temporalio.client import Client
 from temporalio.contrib.opentelemetry import create_tracer_provider
 
 from runtime.connect import connect
+from runtime.local import LocalServer
 from runtime.settings import Settings
 from runtime.telemetry import tracing
 from tests import programs
 from tests.provider import Answer, Provider, Refusal, Tokens, ToolCall, always, by_turn
 from tests.support import served, wait_until
-from tests.workflow import test_worker as working
+from tests.workers import ROOT, client_for, new_id, worker_process
 
 SECRET = "sk-nobody-may-see-this"
-
-server = working.server
-settings = working.settings
 
 
 @pytest.fixture
@@ -254,21 +252,21 @@ def _collector() -> Iterator[tuple[str, list[Any]]]:
 
 
 async def test_worker_process_sends_its_spans(
-    server: Any, settings: Settings, provider: Provider, tmp_path: Path
+    server: LocalServer, settings: Settings, provider: Provider, tmp_path: Path
 ) -> None:
     """The variables of OpenTelemetry switch it on, and what waits to be sent is sent before the worker leaves."""
-    client = await working.client_for(server, settings)
+    client = await client_for(server, settings)
     (tmp_path / "agents.toml").write_text(_agents(provider))
     options = ["--agents", str(tmp_path / "agents.toml"), "--task-queue", settings.task_queue]
     with _collector() as (address, received):
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "SCRIPTED_KEY": SECRET}
-        async with working.served(*options, "--address", server.address, **environ) as worker:
+        async with worker_process(*options, "--address", server.address, **environ) as worker:
             await worker.until("serving")
             phases = [{"name": "one", "steps": [{"task_id": "sum", "agent": "thinker", "prompt": "go"}]}]
-            run = await client.start_workflow("Steps", phases, id=working.new_id(), task_queue=settings.task_queue)
+            run = await client.start_workflow("Steps", phases, id=new_id(), task_queue=settings.task_queue)
             assert json.loads(json.dumps(await run.result()))["succeeded"] == 1
             worker.process.send_signal(signal.SIGTERM)
-            assert await worker.ended() == 0
+            assert await worker.exit_code() == 0
 
         async def all_there() -> bool:
             return len(received) == 5
@@ -290,7 +288,7 @@ async def test_worker_that_traces_nothing_loads_nothing() -> None:
         "import sys, worker, runtime.connect; print(sorted(n for n in sys.modules if n.startswith('opentelemetry')))"
     )
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", script), cwd=working.ROOT, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", script), cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     out, _ = await process.communicate()
     assert (process.returncode, out.strip()) == (0, b"[]")
