@@ -1,7 +1,4 @@
-"""Stage graphs and approvals through the command, against a real server.
-
-The folder, its server and its worker are made as for `test_command`, once for this module.
-"""
+"""Stage graphs and approvals through the command, against a real server."""
 
 from __future__ import annotations
 
@@ -9,22 +6,13 @@ import asyncio
 import json
 import os
 import pty
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.workflow import test_command as commanding
-from tests.workflow.test_command import SERVED, STARTER, WAIT_SECONDS, Perdure, Place, Ran
-
-place = commanding.place
-_served = commanding._served
-perdure = commanding.perdure
-remote = commanding.remote
+from tests.commands import COMMAND_SECONDS, SERVED, Perdure, Place, Ran, command_process, terminate, until
 
 SHIP = """
 id: ship
@@ -110,17 +98,21 @@ def _started(remote: Perdure, name: str, file: str, *options: str) -> None:
 
 def _waiting(remote: Perdure, name: str) -> list[dict[str, Any]]:
     """What waits in a run, as soon as something does."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        listed = remote("approvals", name, "--json")
-        if listed.code == 0 and listed.value:
-            found: list[dict[str, Any]] = listed.value
-            return found
-        assert time.monotonic() < deadline, listed
+
+    def listed() -> list[dict[str, Any]]:
+        ran = remote("approvals", name, "--json")
+        return list(ran.value) if ran.code == 0 else []
+
+    return until(listed)
 
 
 def _ended(remote: Perdure, name: str) -> Ran:
     return remote("result", name, "--wait", "--json")
+
+
+def _remotely(place: Place) -> dict[str, str]:
+    """What a process of the command needs to know of the service."""
+    return {"TEMPORAL_ADDRESS": place.address, "PERDURE_TASK_QUEUE": SERVED}
 
 
 def test_graph_runs_to_its_report(remote: Perdure) -> None:
@@ -294,7 +286,7 @@ def test_cancelled_and_terminated_runs_are_drawn(remote: Perdure, place: Place) 
     assert remote("cancel", "stopped").code == 0
     states = {"plan": "compensated", "review": "failed", "check": "not_reached"}
     assert _states(remote, "stopped") == (["compensated"], states, [["plan", "review"]])
-    asyncio.run(commanding._terminate(place.address, "killed"))
+    asyncio.run(terminate(place.address, "killed"))
     states = {"plan": "succeeded", "review": "cut_off", "check": "not_reached"}
     assert _states(remote, "killed") == (["cut off"], states, [["plan", "review"]])
     captions = [
@@ -331,21 +323,12 @@ def test_run_without_a_graph_is_not_drawn(remote: Perdure) -> None:
 
 def test_question_is_told_while_the_run_is_waited_for(remote: Perdure, place: Place) -> None:
     """`run --json` keeps stdout for its one document, and tells each question once on stderr, with its answer."""
-    environ = {**os.environ, "TEMPORAL_ADDRESS": place.address, "PERDURE_TASK_QUEUE": SERVED}
     command = ["run", "ship.yaml", "--state", '{"what": "it"}', "--id", "told", "--json"]
-    with subprocess.Popen(
-        [sys.executable, str(STARTER), *command],
-        cwd=place.folder,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with command_process(place, *command, env=_remotely(place)) as process:
         assert process.stderr is not None
         lines = [process.stderr.readline() for _ in range(6)]
         assert remote("approve", "told", "--field", "decision=yes").code == 0
-        out, err = process.communicate(timeout=WAIT_SECONDS)
+        out, err = process.communicate(timeout=COMMAND_SECONDS)
     assert lines[0] == "A person must answer:\n"
     assert lines[1].startswith("told  1.review  stage 'review', asked ")
     assert lines[2:] == [
@@ -397,15 +380,8 @@ def test_person_at_a_terminal_is_asked(remote: Perdure, place: Place, terminal: 
     _started(remote, "asked", "ship.yaml", "--state", '{"what": "it"}')
     _waiting(remote, "asked")
     ours, theirs = terminal
-    process = subprocess.Popen(
-        [sys.executable, str(STARTER), "approve", "asked", "--by", "ann", "--json"],
-        cwd=place.folder,
-        env={**os.environ, "TEMPORAL_ADDRESS": place.address, "PERDURE_TASK_QUEUE": SERVED},
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        text=True,
-    )
+    command = ["approve", "asked", "--by", "ann", "--json"]
+    process = command_process(place, *command, env=_remotely(place), stdin=theirs, stderr=theirs)
     seen = ""
     for question, typed in (
         ("Ship it?\r\ndecision: Your decision (required, one of 'yes', 'no'): ", "\n"),
@@ -416,7 +392,7 @@ def test_person_at_a_terminal_is_asked(remote: Perdure, place: Place, terminal: 
         while question not in seen:
             seen += os.read(ours, 65_536).decode()
         os.write(ours, typed.encode())
-    out, _ = process.communicate(timeout=WAIT_SECONDS)
+    out, _ = process.communicate(timeout=COMMAND_SECONDS)
     assert json.loads(out) == {
         "run": "asked",
         "id": "1.review",

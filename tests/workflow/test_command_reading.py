@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +16,19 @@ import pytest
 from pydantic import SecretStr
 from temporalio.client import Client, WorkflowHandle
 
-import starter
 from activities.registry import Registry
 from runtime.codec import key_id
 from runtime.connect import connect
 from runtime.recall import recall
 from runtime.settings import Settings
+from tests.commands import COMMAND_SECONDS, STARTER, Ran, unset
 from tests.support import served, wait_until
 from tests.workflow.reading_samples import Chatty, Stuck
 from worker import build_worker
 
-ROOT = Path(starter.__file__).parent
 SAMPLES = "tests.workflow.reading_samples"
-LIMIT_SECONDS = 60.0
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 PHASES = [{"name": "one", "steps": [{"task_id": "a", "agent": "nobody", "prompt": "p"}]}]
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How a command ended."""
-
-    code: int | None
-    out: str
-    err: str
-
 
 Perdure = Callable[..., Awaitable[Ran]]
 
@@ -53,22 +39,22 @@ def text_of(key: bytes) -> str:
 
 @pytest.fixture
 def perdure(client: Client, tmp_path: Path) -> Perdure:
-    """The command in a folder of its own, against the session's server."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "TEMPORAL_"))}
+    """The command as a process in a folder of its own, against the session's server."""
     address = client.service_client.config.target_host
 
     async def call(*arguments: str, **environ: str) -> Ran:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(ROOT / "starter.py"),
+            str(STARTER),
             *arguments,
             cwd=tmp_path,
-            env={**kept, "PYTHONPATH": str(ROOT), "TEMPORAL_ADDRESS": address, **environ},
+            env={**unset(), "PYTHONPATH": str(STARTER.parent), "TEMPORAL_ADDRESS": address, **environ},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), LIMIT_SECONDS)
+        out, err = await asyncio.wait_for(process.communicate(), COMMAND_SECONDS)
+        assert process.returncode is not None
         return Ran(process.returncode, out.decode(), err.decode())
 
     return call

@@ -1,25 +1,16 @@
-"""What the command tells of steps while they run, and of agents that ask a person; against a real server.
-
-The folder, its server and its worker are made as for `test_command`, once for this module.
-"""
+"""What the command tells of steps while they run, and of agents that ask a person; against a real server."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from runtime.local import local_server
-from tests.workflow import test_command as commanding
-from tests.workflow.test_command import WAIT_SECONDS, Perdure, Place, Ran
-
-_served = commanding._served
-perdure = commanding.perdure
-remote = commanding.remote
+from tests.commands import Perdure, Place, Ran, until
 
 AGENTS = """
 [agents.busy]
@@ -56,14 +47,6 @@ def _start(remote: Perdure, place: Place, name: str, *steps: dict[str, Any]) -> 
     assert (ran.code, ran.out) == (0, f"{name}\n"), ran.err
 
 
-def _until(look: Callable[[], Any]) -> Any:
-    """The first true answer of a look."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (found := look()):
-        assert time.monotonic() < deadline, found
-    return found
-
-
 def _heartbeat(remote: Perdure, name: str) -> dict[str, Any]:
     """What the only step of a run tells."""
     shown = remote("show", name, "--json").value
@@ -75,7 +58,7 @@ def _heartbeat(remote: Perdure, name: str) -> dict[str, Any]:
 def test_watched_step_tells_what_it_is_doing(remote: Perdure, place: Place) -> None:
     """`show` and `watch` tell turn and tokens of a step that runs, and the history does not grow by it."""
     _start(remote, place, "busy", {"task_id": "main", "agent": "busy"})
-    told = _until(lambda: _heartbeat(remote, "busy"))
+    told = until(lambda: _heartbeat(remote, "busy"))
     assert told.keys() == {"progress", "total_tokens", "attempt"}
     assert told["attempt"] == 1
     assert re.fullmatch(r"turn \d+ of 12", told["progress"])
@@ -104,7 +87,7 @@ def test_watched_step_tells_programs_what_it_is_doing(remote: Perdure, place: Pl
 def test_step_between_attempts_tells_why(remote: Perdure, place: Place) -> None:
     """A step that is to be tried again tells what it failed with, though it never lived to its first heartbeat."""
     _start(remote, place, "flaky", {"task_id": "main", "agent": "flaky"})
-    told = _until(lambda: _heartbeat(remote, "flaky"))
+    told = until(lambda: _heartbeat(remote, "flaky"))
     assert told.keys() == {"total_tokens", "attempt", "next_attempt_time", "failure"}
     assert told["failure"] == "the service asks to wait"
     line = remote("show", "flaky").out.splitlines()[3]
@@ -115,7 +98,7 @@ def test_step_between_attempts_tells_why(remote: Perdure, place: Place) -> None:
 def _asks(remote: Perdure, place: Place, name: str) -> None:
     needs = {"approvals": [{"call_id": "7", "tool": "send", "arguments": {"to": "all"}}]}
     _start(remote, place, name, {"task_id": "main", "agent": "asking", "metadata": needs})
-    _until(lambda: remote("approvals", name, "--json").value)
+    until(lambda: remote("approvals", name, "--json").value)
 
 
 def _answered(remote: Perdure, name: str) -> Any:
@@ -201,7 +184,7 @@ def test_question_in_a_child_is_answered_under_its_run(remote: Perdure, place: P
     needs = {"approvals": [{"call_id": "7", "tool": "send", "arguments": {"to": "all"}}]}
     others = ({"task_id": f"s{number}", "agent": "slow"} for number in range(1_000))
     _start(remote, place, "large", {"task_id": "main", "agent": "asking", "metadata": needs}, *others)
-    [asked] = _until(lambda: remote("approvals", "large", "--json").value)
+    [asked] = until(lambda: remote("approvals", "large", "--json").value)
     assert (asked["run"], asked["id"], asked["slice"][:10]) == ("large", "0.0:main.send-1", "large/0.0-")
     [everywhere] = [each for each in remote("approvals", "--json").value if each["run"] == "large"]
     assert everywhere == asked
@@ -211,7 +194,7 @@ def test_question_in_a_child_is_answered_under_its_run(remote: Perdure, place: P
     assert remote("show", asked["slice"]).out.splitlines()[0].endswith("  child of large")
     told = "Approval '0.0:main.send-1' of run 'large' was answered by 'ann': {\"decision\": \"deny\"}\n"
     assert remote("approve", "large", "0.0:main", "--deny", "--by", "ann").out == told
-    _until(lambda: "approval_resolved" in remote("events", asked["slice"], "--json").out)
+    until(lambda: "approval_resolved" in remote("events", asked["slice"], "--json").out)
     again = "Approval '0.0:main.send-1' of run 'large' was answered already by 'ann'. The first answer counts.\n"
     assert remote("approve", "large", "0.0:main.send-1", "--deny") == Ran(2, "", again)
     assert remote("cancel", "large").code == 0
