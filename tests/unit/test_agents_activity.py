@@ -1,70 +1,20 @@
-"""`run_agent_step`: what each end of an agent means for its step."""
+"""`run_agent_step`: what each end of an agent means for its step, and what its step has spent."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from temporalio.activity import ActivityCancellationDetails
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
-from temporalio.testing import ActivityEnvironment
 
-from activities import heartbeat
-from activities.agents import AgentActivities
-from activities.blobs import Checkpoints, FolderStore
 from activities.context import StepContext
-from activities.heartbeat import DETAILS_BYTES, Beat
-from activities.registry import FunctionAgent, Registry
+from tests.agent_steps import Steps, failed, outcome_of, raising, returning
 from workflows.errors import RetryableStepError
-from workflows.steps import AgentSpec, AgentStepSpec, Grant, Resume, StepCall, StepOutcome, TokensNeeded, Usage
-from workflows.wire import size
-
-Agent = Callable[[AgentStepSpec, StepContext], Any]
-AGENT: list[Agent] = []
-"""What the agent of the running test does."""
-
-
-async def scripted(step: AgentStepSpec, context: StepContext) -> Any:
-    return await AGENT[-1](step, context)
-
-
-class Steps:
-    """Runs one step after another on an activity environment each, as attempts of one step."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = FolderStore(folder)
-        self.beats: list[dict[str, Any]] = []
-        self.environment = ActivityEnvironment()
-
-    async def run(
-        self,
-        agent: Agent,
-        *,
-        spec: dict[str, Any] | None = None,
-        call: dict[str, Any] | None = None,
-        with_store: bool = True,
-        limit: float | None = None,
-        **info: Any,
-    ) -> StepOutcome:
-        AGENT.append(agent)
-        self.environment = ActivityEnvironment()
-        self.environment.info = replace(self.environment.info, **info)
-        self.environment.on_heartbeat = self.beats.append
-        entry = FunctionAgent(name="a", function=f"{__name__}:scripted", timeout_seconds=limit)
-        full = {"task_id": "t", "agent": "a", "prompt": "p", **(spec or {})}
-        step = StepCall(spec=AgentStepSpec.model_validate(full), key="k", **(call or {}))
-        with ThreadPoolExecutor(1) as threads:
-            activities = AgentActivities(Registry([entry]), self.store if with_store else None, threads=threads)
-            return await self.environment.run(activities.run_agent_step, step)
+from workflows.steps import AgentSpec, AgentStepSpec, Grant, Resume, StepOutcome, TokensNeeded, Usage
 
 
 @pytest.fixture
@@ -72,48 +22,24 @@ def steps(tmp_path: Path) -> Steps:
     return Steps(tmp_path / "blobs")
 
 
-def _outcome(**fields: Any) -> StepOutcome:
-    named = {"task_id": "t", "session_id": "task-run-t", "agent": "a"}
-    return StepOutcome.model_validate({"output": "", "success": True, **named, **fields})
-
-
-def _failed(text: str, **fields: Any) -> StepOutcome:
-    return _outcome(**{"output": f"Task failed: {text}", "success": False, "status": "failed", "error": text, **fields})
-
-
-def returning(value: Any) -> Agent:
-    async def agent(step: AgentStepSpec, context: StepContext) -> Any:
-        return value
-
-    return agent
-
-
-def raising(error: BaseException) -> Agent:
-    async def agent(step: AgentStepSpec, context: StepContext) -> Any:
-        context.record_after_llm(Usage(input_tokens=10))
-        raise error
-
-    return agent
-
-
 @pytest.mark.parametrize(
     ("returned", "expected"),
     [
-        ("text", _outcome(output="text")),
-        ({"a": [1, "é"]}, _outcome(output='{"a":[1,"é"]}', structured={"a": [1, "é"]})),
-        ({"success": False}, _outcome(output='{"success":false}', structured={"success": False})),
-        ("", _failed("child agent returned no final output")),
-        (" \n", _failed("child agent returned no final output")),
-        (None, _failed("child agent returned no final output")),
-        (3, _failed("the agent returned 'int'; an agent returns str, dict or StepOutcome")),
-        ({"a": {1}}, _failed("the agent returned a dict that is not JSON: at 'a': input was not a valid JSON value")),
+        ("text", outcome_of(output="text")),
+        ({"a": [1, "é"]}, outcome_of(output='{"a":[1,"é"]}', structured={"a": [1, "é"]})),
+        ({"success": False}, outcome_of(output='{"success":false}', structured={"success": False})),
+        ("", failed("child agent returned no final output")),
+        (" \n", failed("child agent returned no final output")),
+        (None, failed("child agent returned no final output")),
+        (3, failed("the agent returned 'int'; an agent returns str, dict or StepOutcome")),
+        ({"a": {1}}, failed("the agent returned a dict that is not JSON: at 'a': input was not a valid JSON value")),
         (
-            _outcome(task_id="x", session_id="y", agent="z", output="mine", usage=Usage(input_tokens=4), attempts=9),
-            _outcome(output="mine", usage=Usage(input_tokens=4)),
+            outcome_of(task_id="x", session_id="y", agent="z", output="mine", usage=Usage(input_tokens=4), attempts=9),
+            outcome_of(output="mine", usage=Usage(input_tokens=4)),
         ),
         (
-            _outcome(task_id="x", session_id="y", agent="z", output="mine", success=False),
-            _outcome(output="mine", success=False, status="failed", error="mine"),
+            outcome_of(task_id="x", session_id="y", agent="z", output="mine", success=False),
+            outcome_of(output="mine", success=False, status="failed", error="mine"),
         ),
         ("half a \ud800 pair", None),
     ],
@@ -130,17 +56,17 @@ async def test_step_takes_what_its_agent_returned(steps: Steps, returned: Any, e
 
 async def test_step_of_an_unknown_agent_fails(steps: Steps) -> None:
     """An agent that agents.toml lacks is named, and an inline one says what is missing."""
-    assert await steps.run(returning("x"), spec={"agent": "nobody"}) == _failed(
+    assert await steps.run(returning("x"), spec={"agent": "nobody"}) == failed(
         "Unknown agent type: 'nobody'", agent="nobody"
     )
     inline = AgentSpec(name="writer", system_prompt="You write.")
-    assert await steps.run(returning("x"), spec={"agent": "writer", "profile": inline}) == _failed(
+    assert await steps.run(returning("x"), spec={"agent": "writer", "profile": inline}) == failed(
         "agent 'writer' names no model, and the worker has no default one. Set its 'model', 'default_model' in "
         "agents.toml, or PERDURE_MODEL",
         agent="writer",
     )
     known = await steps.run(returning("x"), spec={"agent": "other", "profile": AgentSpec(name="a")})
-    assert known == _outcome(output="x", agent="other")
+    assert known == outcome_of(output="x", agent="other")
 
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -175,7 +101,7 @@ async def test_step_without_its_structured_output_is_demoted(
     steps: Steps, answer: str, schema: dict[str, Any], told: str
 ) -> None:
     """The answer stays, the step fails, and the reason stands behind the answer."""
-    assert await steps.run(returning(answer), spec={"output_schema": schema}) == _outcome(
+    assert await steps.run(returning(answer), spec={"output_schema": schema}) == outcome_of(
         output=f"{answer}\n\n[structured output failed: {told}]",
         success=False,
         status="failed",
@@ -187,7 +113,7 @@ async def test_step_that_fails_is_data(steps: Steps) -> None:
     """An error is the step's failure text; its traceback is in the worker's log only."""
     with capture_logs() as logs:
         outcome = await steps.run(raising(ValueError("bad input")))
-    assert outcome == _failed("ValueError: bad input", usage=Usage(input_tokens=10))
+    assert outcome == failed("ValueError: bad input", usage=Usage(input_tokens=10))
     [entry] = logs
     assert (entry["event"], entry["agent"], entry["error"]) == ("An agent failed.", "a", "ValueError: bad input")
     assert entry["traceback"].endswith("ValueError: bad input\n")
@@ -205,7 +131,7 @@ async def test_step_worth_another_attempt_is_raised_with_its_usage(steps: Steps,
     failure = raised.value
     assert (failure.type, failure.message, failure.non_retryable) == (type(error).__name__, "busy", False)
     assert failure.next_retry_delay == (timedelta(seconds=7) if isinstance(error, RetryableStepError) else None)
-    assert failure.details == (_failed(text, usage=Usage(input_tokens=10)),)
+    assert failure.details == (failed(text, usage=Usage(input_tokens=10)),)
     assert steps.beats == [{"task": "t", "usage": {"input_tokens": 10, "total_tokens": 10}}]
 
 
@@ -222,7 +148,7 @@ async def test_step_worth_another_attempt_is_raised_with_its_usage(steps: Steps,
 async def test_step_that_used_its_last_attempt_is_data(steps: Steps, attempt: int, limits: dict[str, Any]) -> None:
     """On the last attempt that is allowed a retryable failure is returned like any other."""
     outcome = await steps.run(raising(RetryableStepError("busy")), attempt=attempt, **limits)
-    assert outcome == _failed("busy", usage=Usage(input_tokens=10), attempts=attempt)
+    assert outcome == failed("busy", usage=Usage(input_tokens=10), attempts=attempt)
 
 
 async def test_step_counts_usage_once_over_attempts(steps: Steps) -> None:
@@ -246,7 +172,7 @@ async def test_step_counts_usage_once_over_attempts(steps: Steps) -> None:
     told = [beat["usage"]["total_tokens"] for beat in steps.beats]
     assert (told[0], told[-1]) == (100, 130)
     spent = Usage(input_tokens=160, requests=3)
-    assert await steps.run(second, attempt=2, heartbeat_details=steps.beats[-1:]) == _outcome(
+    assert await steps.run(second, attempt=2, heartbeat_details=steps.beats[-1:]) == outcome_of(
         output="done", usage=spent, attempts=2
     )
     without_beat = await steps.run(second, attempt=2)
@@ -270,10 +196,10 @@ async def test_step_out_of_budget_is_suspended_or_denied(steps: Steps) -> None:
     """Suspended where nothing would be paid twice; denied where something was spent since the last checkpoint."""
     asked = "step 't' has used {} of the 100 tokens granted to it, and the next model call is estimated at {}"
     first = asked.format(0, 200)
-    assert await steps.run(asks_first, call={"grant": Grant(tokens=100)}) == _failed(
+    assert await steps.run(asks_first, call={"grant": Grant(tokens=100)}) == failed(
         first, status="suspended", needs=TokensNeeded(at_least=200)
     )
-    assert await steps.run(spends_past_its_checkpoint, call={"grant": Grant(tokens=100)}) == _failed(
+    assert await steps.run(spends_past_its_checkpoint, call={"grant": Grant(tokens=100)}) == failed(
         asked.format(60, 50), status="budget_exceeded", usage=Usage(input_tokens=60)
     )
 
@@ -282,7 +208,7 @@ async def test_step_holds_only_what_this_scheduling_spent_to_its_grant(steps: St
     """What the workflow has settled does not count again, and the outcome's usage is of all schedulings."""
     resume = Resume(usage=Usage(input_tokens=500))
     outcome = await steps.run(spends_past_its_checkpoint, call={"grant": Grant(tokens=110), "resume": resume})
-    assert outcome == _outcome(output="never", usage=Usage(input_tokens=560))
+    assert outcome == outcome_of(output="never", usage=Usage(input_tokens=560))
 
 
 async def test_step_is_held_to_dollars_where_prices_are_known(steps: Steps) -> None:
@@ -307,139 +233,6 @@ async def test_step_is_held_to_dollars_where_prices_are_known(steps: Steps) -> N
     )
 
 
-async def test_step_without_a_store_keeps_small_checkpoints_in_its_heartbeat(steps: Steps) -> None:
-    """A small value travels in the details, sent before the checkpoint returns; a large one is told once."""
-
-    async def agent(step: AgentStepSpec, context: StepContext) -> str:
-        context.progress("é" * 1_000 + "\x00")
-        await context.checkpoint("x" * 3_000)
-        assert len(steps.beats) == 1
-        for _ in range(2):
-            await context.checkpoint("x" * 5_000)
-        return "done"
-
-    outcome = await steps.run(agent, with_store=False)
-    assert outcome.warnings == (
-        "A checkpoint of more than 3,072 bytes was not kept, so another attempt starts from an earlier one, or anew. "
-        "Set PERDURE_BLOBS to a folder or a bucket that all workers share.",
-    )
-    [beat] = steps.beats
-    progress = "é" * 120 + "… (1,000 characters)"
-    assert beat == {"task": "t", "progress": progress, "usage": {}, "checkpoint": "x" * 3_000}
-    assert size(beat) < DETAILS_BYTES
-
-    async def next_attempt(step: AgentStepSpec, context: StepContext) -> str:
-        return str(context.restored == "x" * 3_000)
-
-    again = await steps.run(next_attempt, with_store=False, attempt=2, heartbeat_details=[beat])
-    assert again.output == "True"
-
-
-async def test_step_whose_checkpoint_is_elsewhere_says_so(steps: Steps) -> None:
-    """A worker with another store starts again, and tells the run why."""
-    resume = Resume(transcript="steps/k/000001-0", usage=Usage(input_tokens=1))
-    outcome = await steps.run(returning("x"), call={"resume": resume})
-    assert outcome.warnings == (
-        "The checkpoint 'steps/k/000001-0' is not in this worker's blob store, so the step began again. "
-        "Set PERDURE_BLOBS to the same folder or bucket on every worker.",
-    )
-
-
-async def test_step_beats_with_its_newest_details(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Background beats carry usage, progress and the reference, each time, for an empty one would erase them."""
-    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
-
-    async def agent(step: AgentStepSpec, context: StepContext) -> str:
-        context.record_after_llm(Usage(input_tokens=1))
-        await context.checkpoint("c")
-        context.progress("reading")
-        until = len(steps.beats) + 2
-        give_up = time.monotonic() + 5
-        while len(steps.beats) < until:
-            assert time.monotonic() < give_up, f"no beat came after {steps.beats}"
-            await asyncio.sleep(0.01)
-        return "done"
-
-    await steps.run(agent)
-    left = await Checkpoints(steps.store, "k").latest()
-    assert left is not None
-    assert steps.beats[-1] == {
-        "task": "t",
-        "usage": {"input_tokens": 1, "total_tokens": 1},
-        "progress": "reading",
-        "reference": left.reference,
-    }
-    beaten = len(steps.beats)
-    await asyncio.sleep(0.15)  # three beats' time: none may come after the end
-    assert len(steps.beats) == beaten
-    assert Beat.model_validate(steps.beats[-1]).usage == Usage(input_tokens=1)
-
-
-async def _while_waiting(steps: Steps, act: Callable[[ActivityEnvironment], None]) -> StepOutcome:
-    """A step whose agent has spent something and waits when `act` comes."""
-    waiting = asyncio.Event()
-
-    async def agent(step: AgentStepSpec, context: StepContext) -> str:
-        context.record_after_llm(Usage(input_tokens=10))
-        waiting.set()
-        await asyncio.Event().wait()
-        return "never"
-
-    step = asyncio.create_task(steps.run(agent))
-    await asyncio.wait_for(waiting.wait(), 10)
-    act(steps.environment)
-    return await step
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
-        {"cancel_requested": True},
-        {"timed_out": True},
-        {"not_found": True},
-        {"cancel_requested": True, "worker_shutdown": True},
-    ],
-)
-async def test_step_that_is_cancelled_returns_its_outcome(steps: Steps, reason: dict[str, bool]) -> None:
-    """A cancelled step is data too, with what it spent."""
-    outcome = await _while_waiting(steps, lambda running: running.cancel(ActivityCancellationDetails(**reason)))
-    text = "Task cancelled by caller"
-    assert outcome == _failed(text, output=text, status="cancelled", usage=Usage(input_tokens=10))
-
-
-@pytest.mark.parametrize(
-    ("reason", "kind", "text"),
-    [
-        ({"worker_shutdown": True}, "WorkerShutdown", "worker is shutting down"),
-        ({"paused": True}, "ActivityPaused", "the activity was paused"),
-        ({"reset": True}, "ActivityReset", "the activity was reset"),
-    ],
-)
-async def test_step_that_its_worker_lets_go_is_tried_elsewhere(
-    steps: Steps, reason: dict[str, bool], kind: str, text: str
-) -> None:
-    """A worker that shuts down raises what Temporal retries, and hands on what was spent."""
-    with pytest.raises(ApplicationError) as raised:
-        await _while_waiting(steps, lambda running: running.cancel(ActivityCancellationDetails(**reason)))
-    failure = raised.value
-    assert (failure.type, failure.message, failure.non_retryable) == (kind, text, False)
-    assert failure.details == (_failed(text, usage=Usage(input_tokens=10)),)
-    assert steps.beats == [{"task": "t", "usage": {"input_tokens": 10, "total_tokens": 10}}]
-
-
-async def test_step_past_its_agents_limit_times_out(steps: Steps) -> None:
-    """An agent that does not answer in time is cancelled; its step has a status of its own."""
-
-    async def agent(step: AgentStepSpec, context: StepContext) -> str:
-        context.record_after_llm(Usage(input_tokens=1))
-        await asyncio.Event().wait()
-        return "never"
-
-    outcome = await steps.run(agent, limit=0.1)
-    text = "agent 'a' did not answer within its 0.1 s ('timeout_seconds')"
-    assert outcome == _failed(text, status="timed_out", usage=Usage(input_tokens=1))
-
-
 async def test_step_that_is_too_large_fails_with_its_usage(steps: Steps) -> None:
     """What a history cannot hold is not sent: the step fails, naming field and size."""
 
@@ -452,6 +245,6 @@ async def test_step_that_is_too_large_fails_with_its_usage(steps: Steps) -> None
         "Shorten it, pass a reference to it, or give the workers a blob store (PERDURE_BLOBS)."
     )
     assert [await steps.run(agent, spec={"prompt": prompt}) for prompt in ("text", "dict")] == [
-        _failed(told.format(what), usage=Usage(input_tokens=1))
+        failed(told.format(what), usage=Usage(input_tokens=1))
         for what in ("output is 3.1", "output with structured is 2.0")
     ]
