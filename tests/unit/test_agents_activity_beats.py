@@ -119,7 +119,7 @@ async def _while_waiting(steps: Steps, act: Callable[[ActivityEnvironment], None
         {"cancel_requested": True, "worker_shutdown": True},
     ],
 )
-async def test_step_that_is_cancelled_returns_itsoutcome_of(steps: Steps, reason: dict[str, bool]) -> None:
+async def test_step_that_is_cancelled_returns_its_outcome(steps: Steps, reason: dict[str, bool]) -> None:
     """A cancelled step is data too, with what it spent."""
     outcome = await _while_waiting(steps, lambda running: running.cancel(ActivityCancellationDetails(**reason)))
     text = "Task cancelled by caller"
