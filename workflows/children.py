@@ -65,16 +65,17 @@ async def end_of(child: Child) -> End:
     try:
         return End(SliceReport.model_validate(child.handle.result()), None, is_interrupted)
     except ValidationError as error:  # a newer worker's, read by one that was rolled back
-        return End(SliceReport(), _lost(child, f"has a result that cannot be read here: {error}"), is_interrupted)
+        return End(SliceReport(), lost(child, f"has a result that cannot be read here: {error}"), is_interrupted)
     except asyncio.CancelledError:  # cancelled in the same breath in which it was started
         return End(SliceReport(is_cancelled=True), None, is_interrupted)
     except ChildWorkflowError as error:
         if isinstance(error.cause, CancelledError):  # before its code began
             return End(SliceReport(is_cancelled=True), None, is_interrupted)
-        return End(SliceReport(), _lost(child, _how(error.cause)), is_interrupted)
+        return End(SliceReport(), lost(child, _how(error.cause)), is_interrupted)
 
 
-def _lost(child: Child, how: str) -> str:
+def lost(child: Child, how: str) -> str:
+    """What became of what a child carried, in words."""
     carried = "it" if child.pieces[0].step is None else "this step"  # a chain or an item is more than a step
     return f"the run {child.id!r}, which carried {carried}, {how}"
 

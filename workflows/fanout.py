@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
 from temporalio import workflow
 
 from workflows import budget, calls, wire
 from workflows.allotment import as_told
 from workflows.budget import Bundle, Ledger
-from workflows.children import Child, End, TopUp, child_options, end_of
+from workflows.children import Child, End, TopUp, child_options, end_of, lost
 from workflows.deadline import all_ended, cancel_all
 from workflows.errors import cut
 from workflows.events import Log, SliceDenied, SliceFinished, SliceStarted, SliceWaiting, StepWarning, UsageUnknown
@@ -207,7 +208,8 @@ class FanOut:
         )
         run.refresh_details()
         child = Child(child_id, handle, pieces, allotment, record, is_interrupted)
-        run.topping_up[child_id] = TopUp(run, child).begin
+        if self._supply.has_bodies:  # no other asks: it hands back what it cannot pay for
+            run.topping_up[child_id] = TopUp(run, child).begin
         return child
 
     def _given(self, pieces: Sequence[Piece], lane: Lane, exhausted: Ledger | None) -> SliceInput:
@@ -250,7 +252,7 @@ class FanOut:
 
     async def _end_of(self, child: Child) -> End:
         end = await end_of(child)
-        del self._run.topping_up[child.id]
+        self._run.topping_up.pop(child.id, None)
         if child.topping_up is not None and await cancel_all([child.topping_up]):
             return replace(end, is_interrupted=True)
         return end
@@ -265,10 +267,15 @@ class FanOut:
             SliceChunk(slice=child.id, ended=report.ended, returned=report.returned),
         ]
         left = dict(enumerate(child.pieces))
-        ended = [(left.pop(at), told) for part in parts for at, told in part.ended]
-        endings = [(piece, self._explained(supply.ended(piece, told))) for piece, told in ended]
-        for at, standing in (each for part in parts for each in part.returned):
-            left[at] = supply.resumed(left[at], standing)
+        # By their places: a child that was reset tells again what it had sent ahead, and anybody can send a signal.
+        ended = {at: told for part in parts for at, told in part.ended if at in left}
+        endings = [(piece := left.pop(at), self._ending(child, piece, told)) for at, told in ended.items()]
+        returned = {at: standing for part in parts for at, standing in part.returned if at in left}
+        for at, standing in returned.items():
+            try:
+                left[at] = supply.resumed(left[at], standing)
+            except ValueError as error:
+                endings.append((piece := left.pop(at), self._unreadable(child, piece, error)))
         if end.lost is not None:  # what it had sent ahead has ended all the same
             report = _counted(endings)
         supply.settled(report)
@@ -296,6 +303,17 @@ class FanOut:
                 error=end.lost,
             )
         )
+
+    def _ending(self, child: Child, piece: Piece, told: dict[str, Any]) -> Ending:
+        try:
+            return self._explained(self._supply.ended(piece, told))
+        except ValidationError as error:
+            return self._unreadable(child, piece, error)
+
+    def _unreadable(self, child: Child, piece: Piece, error: ValueError) -> Ending:
+        """The end of a piece of which a newer worker, or a stranger, told what cannot be read here."""
+        why = lost(child, f"told what cannot be read: {error}")
+        return self._supply.stopped(piece, "failed", f"Task failed: {why}")
 
     def _explained(self, ending: Ending) -> Ending:
         """A child knows only its allotment; this run knows whether the budget is exhausted."""

@@ -119,6 +119,72 @@ async def test_fan_outs_side_by_side_share_the_window(world: World) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    "told_before",
+    [
+        {"ended": [[0, {"output": "as before", "success": True}]]},
+        {"ended": [[0, {"output": "no success"}], [6, {}], [-1, {}]]},
+        {"returned": [[0, {}], [99, {}]]},
+    ],
+    ids=["told twice", "unreadable", "returned and ended"],
+)
+async def test_last_word_of_a_child_counts(world: World, told_before: dict[str, Any]) -> None:
+    """What a child that was reset, or a stranger, has told of its steps before does not end them twice."""
+    handle = await world.start("FanOut", steps(12, "brief"), max_concurrency=4)
+    await carried(handle)
+    first, *_ = await children(world, handle)
+    await handle.signal(wire.SLICE_OUTCOMES_SIGNAL, {"slice": first.id, **told_before})
+    assert [outcome["output"] for outcome in await handle.result()] == [f"s{number}" for number in range(12)]
+    assert (await handle.query("progress"))["succeeded"] == 12
+
+
+@pytest.mark.usefixtures("small")
+async def test_steps_of_which_nothing_readable_is_told_fail(world: World) -> None:
+    """Where the child itself says no more, what was sent ahead in its name fails the step it is about, and says why."""
+    handle = await world.start("FanOut", [*steps(6, "slow"), *(step(f"t{number}") for number in range(6))])
+    await carried(handle, 2)
+    first, *_ = await children(world, handle)
+    chunk = {"slice": first.id, "ended": [[0, {"output": "?"}]], "returned": [[1, {}]]}
+    await handle.signal(wire.SLICE_OUTCOMES_SIGNAL, chunk)
+    await first.terminate("by hand")
+    outcomes = await handle.result()
+    unreadable, terminated = (
+        f"the run {first.id!r}, which carried this step, told what cannot be read: ",
+        "was terminated",
+    )
+    assert [outcome["output"].startswith(f"Task failed: {unreadable}") for outcome in outcomes] == [True] * 2 + [
+        False
+    ] * 10
+    assert [outcome["output"].endswith(terminated) for outcome in outcomes[2:6]] == [True] * 4
+    assert [outcome["success"] for outcome in outcomes] == [False] * 6 + [True] * 6
+
+
+@pytest.mark.usefixtures("small")
+async def test_child_of_steps_is_given_no_more_than_its_allotment(world: World) -> None:
+    """It never asks for more, so whoever does in its name is a stranger."""
+    handle = await world.start("FanOut", steps(12, "brief"), budget_tokens=20_000)
+    await carried(handle, 2)
+    held = (await handle.query("budget"))["granted_tokens"]
+    first, *_ = await children(world, handle)
+    short = {
+        "slice": first.id,
+        "spent": {},
+        "step_count": 1,
+        "wants": {"fresh": 6, "sharing": 1, "first_tokens": 9_000},
+    }
+    await handle.signal(wire.SLICE_SHORT_SIGNAL, short)
+    assert (await handle.query("budget"))["granted_tokens"] == held
+    assert [outcome["success"] for outcome in await handle.result()] == [True] * 12
+    assert await told(handle, "signal_rejected") == [
+        {
+            "type": "signal_rejected",
+            "signal": wire.SLICE_SHORT_SIGNAL,
+            "reason": f"signal slice_short: {first.id!r} carries no steps of this run.",
+        }
+    ]
+
+
+@pytest.mark.usefixtures("small")
 async def test_large_prompts_make_small_slices(world: World) -> None:
     """A slice is cut where its argument grows large; a step that fits into none is carried by the run itself."""
     huge = await world.start("Counted", {"count": 11, "agent": "echo", "huge": 3})

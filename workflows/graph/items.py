@@ -105,7 +105,7 @@ class ItemSupply(Supply[JsonValue]):
 
     def resumed(self, piece: Piece, told: dict[str, Any]) -> Piece:
         """See base class. A child begins no item that it does not end."""
-        raise TypeError(f"the piece {piece.name!r} came back half done: {cut(repr(told))}")
+        raise ValueError(f"the piece {piece.name!r} came back half done: {cut(repr(told))}")
 
     def stopped(self, piece: Piece, status: StepStatus, output: str) -> Ending:
         """See base class."""
