@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -97,8 +98,10 @@ class Piped(AgentWorkflow):
     async def run(self, plan: dict[str, Any]) -> list[StepOutcome | None]:
         """The last outcome of each chain."""
         first = self.first if plan.get("method") else first_stage
+        stages = [first, second_stage][: plan.get("stages", 2)]
         items = plan["items"] if isinstance(plan["items"], list) else [str(n) for n in range(plan["items"])]
-        return await self.pipeline([*items, *([b"raw"] if plan.get("bytes") else [])], [first, second_stage])
+        odd = [*([b"raw"] if plan.get("bytes") else []), *([math.nan] if plan.get("nan") else [])]
+        return await self.pipeline([*items, *odd], stages)
 
     def first(self, previous: StepOutcome | None, item: Any) -> AgentStepSpec | None:
         """A stage that has no name of its own."""

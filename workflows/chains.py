@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from itertools import islice
+from math import isfinite
 from types import FunctionType
 from typing import Any, TypeVar
 
 from temporalio import workflow
 
+from workflows import wire
 from workflows.errors import FanOutTooLarge, InputRejected, cut
 from workflows.handover import ChainEnd, ChainItem, ChainStage, ChainsWork, SliceReport, StepItem, Work
 from workflows.steps import AgentStepSpec, StepOutcome, StepStatus
@@ -75,6 +77,8 @@ class ChainSupply(Supply[Any]):
         """
         if self.inline is not None:
             return self.inline
+        if not self._stages:  # no chain has a step, whoever carries it
+            return list(self._source)
         if (why := self._why_not_carried()) is None:
             return None
         most = MOST_INLINE_STEPS // self._steps
@@ -89,7 +93,8 @@ class ChainSupply(Supply[Any]):
                 return f"stage {number} is {_described(self._stages[number])}"
         for number, item in enumerate(self.head):
             if not _is_plain(item):
-                return f"item {number} is a {type(item).__name__}, which is no plain JSON"
+                what = repr(item) if type(item) is float else f"a {type(item).__name__}"
+                return f"item {number} is {what}, which is no plain JSON"
         return None
 
     @property
@@ -204,6 +209,8 @@ def _is_plain(value: object) -> bool:
         return all(_is_plain(each) for each in value)
     if isinstance(value, dict):
         return all(type(key) is str and _is_plain(each) for key, each in value.items())
+    if type(value) is float and not isfinite(value):
+        return not workflow.patched(wire.FINITE_ITEMS_PATCH)
     return type(value) in _PLAIN
 
 

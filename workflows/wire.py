@@ -78,6 +78,10 @@ FULL_HISTORIES_PATCH = "perdure-full-histories"
 MANY_OUTPUTS_PATCH = "perdure-many-outputs"
 """Marks a history in which a `map_reduce` of more than 10,000 items pauses while it reads their outcomes."""
 
+FINITE_ITEMS_PATCH = "perdure-finite-items"
+"""Marks a history in which a pipeline met a number that is none, or infinite: the run carries that itself, for JSON has
+neither. In one that is older a child was given null in its place."""
+
 takes_large_payloads: ContextVar[bool] = ContextVar("takes_large_payloads", default=False)
 """Whether what an activity returns may be as large as a blob store takes."""
 

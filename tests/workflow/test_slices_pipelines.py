@@ -51,10 +51,27 @@ async def test_pipeline_of_slices_is_denied_at_its_stage(world: World) -> None:
 
 
 @pytest.mark.usefixtures("small")
+async def test_pipeline_without_stages_brings_nothing(world: World) -> None:
+    """Whatever the number of its items."""
+    handle = await world.start("SlicedPipe", {"items": 12, "stages": 0})
+    assert await handle.result() == [None] * 12
+    assert await events_of(handle, "slice_started") == []
+
+
+@pytest.mark.usefixtures("small")
 async def test_pipeline_of_a_method_stays_inline(world: World) -> None:
     """A stage without a name of its own cannot go to a child."""
     handle = await world.start("SlicedPipe", {"items": 8, "method": True})
     assert [result["output"] for result in await handle.result()] == [f"after first-{number}" for number in range(8)]
+    assert await events_of(handle, "slice_started") == []
+
+
+@pytest.mark.usefixtures("small")
+async def test_pipeline_keeps_a_number_that_no_json_has(world: World) -> None:
+    """A child would be given null in its place, so the run carries such a pipeline itself."""
+    handle = await world.start("SlicedPipe", {"items": 11, "nan": True})
+    *_, last = await handle.result()
+    assert last["output"] == "after first-nan"
     assert await events_of(handle, "slice_started") == []
 
 
@@ -63,13 +80,14 @@ async def test_pipeline_of_a_method_stays_inline(world: World) -> None:
     [
         ({"method": True}, "stage 0 is 'Piped.first', which is no function of a module"),
         ({"bytes": True}, "item 6001 is a bytes, which is no plain JSON"),
+        ({"nan": True}, "item 6001 is nan, which is no plain JSON"),
     ],
-    ids=["a method", "an item that is no JSON"],
+    ids=["a method", "an item that is no JSON", "a number that is none"],
 )
 async def test_pipeline_that_nothing_can_carry_is_refused(world: World, plan: dict[str, Any], why: str) -> None:
     """Beyond what one history holds, before anything is scheduled, saying how to mend it."""
     handle = await world.start("SlicedPipe", {"items": 6_001, **plan})
-    count = 6_002 if "bytes" in plan else 6_001
+    count = 6_001 if "method" in plan else 6_002
     assert await rejection_of(handle) == (
         "FanOutTooLarge",
         f"pipeline: {count:,} items through 2 stages are more than the 12,000 steps that one history holds, and "
