@@ -100,10 +100,15 @@ class TopUp:
 
     def __init__(self, run: Run, child: Child) -> None:
         self._run, self._child = run, child
+        self._is_waiting = False
 
     def begin(self, short: SliceShort) -> None:
         """Answer a child, as soon as there is an answer."""
-        self._child.topping_up = asyncio.create_task(self._answer(short))
+        child = self._child
+        if child.topping_up is not None and self._is_waiting:  # it asks anew, as after a reset
+            child.topping_up.cancel()
+        self._is_waiting = True
+        child.topping_up = asyncio.create_task(self._answer(short))
 
     async def _answer(self, short: SliceShort) -> None:
         run, child = self._run, self._child
@@ -122,6 +127,7 @@ class TopUp:
         else:
             held = child.allotment or Grant()
             answer = SliceAllotted(tokens=held.tokens, usd=held.usd)
+        self._is_waiting = False
         try:
             await child.handle.signal(wire.SLICE_ALLOTTED_SIGNAL, answer)
         except FailureError as error:  # it has ended meanwhile, and is settled by that

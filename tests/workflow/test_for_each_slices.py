@@ -260,6 +260,23 @@ async def test_raised_limit_lets_items_go_on(world: World) -> None:
 
 
 @pytest.mark.usefixtures("small")
+async def test_child_that_asks_twice_holds_one_allotment(world: World) -> None:
+    """As one does that was reset while it waited: the later question stands, and nothing stays granted."""
+    handle = await world.start(
+        "StageGraph", over(list(range(6)), asks("metered")), budget_tokens=1_200, on_exhausted="wait"
+    )
+    await until_told(handle, "slice_waiting")
+    wants = {"fresh": 3, "sharing": 3, "first_tokens": 1_500}
+    for child in await children(world, handle):
+        spent = {"total_tokens": (await child.query("budget"))["consumed_tokens"]}
+        await handle.signal("slice_short", {"slice": child.id, "spent": spent, "step_count": 3, "wants": wants})
+    await handle.signal("set_budget", {"limit_tokens": 100_000})
+    assert (await handle.result())["status"] == "completed"
+    budget = await handle.query("budget")
+    assert (budget["consumed_tokens"], budget["granted_tokens"]) == (3_000, 0)
+
+
+@pytest.mark.usefixtures("small")
 async def test_cancelled_run_keeps_what_its_items_did(world: World) -> None:
     """Steps in flight are cancelled and recorded, children return, and the stage's outputs tell how far it came."""
     handle = await world.start("StageGraph", over(["a", "slow", "b", "c", "slow", "d"], lingers()))

@@ -12,8 +12,8 @@ from activities.registry import Registry
 from runtime.replaying import replay_histories
 from runtime.settings import Settings
 from tests import slice_programs
-from tests.support import AGENTS, World
-from tests.workflow.test_slices import carried, children, told
+from tests.slices import carried, children
+from tests.support import AGENTS, World, events_of
 from worker import build_worker
 from workflows import supply
 
@@ -42,9 +42,9 @@ async def test_wide_call_that_began_before_slices_grew_goes_on_with_its_own(
         assert await older.result() == {"ok": 44}
         newer = await world.start("Counted", {"count": 44, "agent": "echo"}, max_concurrency=2)
         assert await newer.result() == {"ok": 44}
-        lengths = [[event["step_count"] for event in await told(each, "slice_started")] for each in (older, newer)]
+        lengths = [[event["step_count"] for event in await events_of(each, "slice_started")] for each in (older, newer)]
         runs = [older, newer, *await children(world, older), *await children(world, newer)]
-        names = [event["step"] for run in runs for event in await told(run, "step_finished")]
+        names = [event["step"] for run in runs for event in await events_of(run, "step_finished")]
     assert [max(each) for each in lengths] == [4, 6]
     assert sorted(names) == sorted(2 * [f"0.0:s{number}" for number in range(44)])
     histories = [await run.fetch_history() for run in runs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -12,7 +13,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from tests import programs, slice_programs
 from tests.histories import most_at_once, signals
 from tests.programs import step, steps
-from tests.slices import INLINE, SLICE, children
+from tests.slices import INLINE, SLICE, carried, children
 from tests.support import World, event_types, events_of, rejection_of, served
 from workflows import supply, wire
 
@@ -175,7 +176,7 @@ async def test_child_of_steps_is_given_no_more_than_its_allotment(world: World) 
     await handle.signal(wire.SLICE_SHORT_SIGNAL, short)
     assert (await handle.query("budget"))["granted_tokens"] == held
     assert [outcome["success"] for outcome in await handle.result()] == [True] * 12
-    assert await told(handle, "signal_rejected") == [
+    assert await events_of(handle, "signal_rejected") == [
         {
             "type": "signal_rejected",
             "signal": wire.SLICE_SHORT_SIGNAL,
