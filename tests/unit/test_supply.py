@@ -40,15 +40,22 @@ def test_supply_up_to_the_bound_is_inline(counted: bool) -> None:
     assert (len(whole.inline), whole.known, whole.has_more) == (INLINE_STEPS, INLINE_STEPS, False)
 
 
-@pytest.mark.parametrize(("counted", "known"), [(True, 1_400), (False, 1_001)], ids=["list", "generator"])
-def test_supply_beyond_the_bound_is_taken_in_slices(counted: bool, known: int) -> None:
-    """Each step comes once, in order; a generator is asked only for what is needed."""
+@pytest.mark.parametrize(
+    ("counted", "known", "lengths"),
+    [
+        (True, 1_400, [175, 154, 134, 118, 103, *[LEAST_SLICE] * 7, 16]),
+        (False, INLINE_STEPS + 1, [251] * 5 + [145]),
+    ],
+    ids=["list", "generator"],
+)
+def test_supply_beyond_the_bound_is_taken_in_slices(counted: bool, known: int, lengths: list[int]) -> None:
+    """Each step comes once, in order; a generator is asked only for what is needed, and slices end together."""
     specs = many(1_400)
     sliced = StepSupply("parallel", list(specs) if counted else specs)
     assert (sliced.inline, sliced.known, sliced.has_more) == (None, known, not counted)
     slices = drained(sliced)
     assert [at for each in slices for at in each] == list(range(1_400))
-    assert max(map(len, slices)) <= SLICE_STEPS
+    assert [len(each) for each in slices] == lengths
     assert (sliced.known, sliced.has_more) == (1_400, False)
 
 
