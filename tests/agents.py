@@ -12,7 +12,7 @@ from typing import Any
 
 from activities.context import StepContext
 from workflows import AgentStepSpec, RetryableStepError, StepOutcome, Usage
-from workflows.steps import AnswersNeeded, Delegation, TokensNeeded
+from workflows.steps import AnswersNeeded, Delegation, Needs, TokensNeeded
 
 GATHER_SECONDS = 20
 # Far more than it takes to start what a window has room for; who waits so long waits in vain.
@@ -71,11 +71,16 @@ async def inspect(step: AgentStepSpec, context: StepContext) -> dict[str, Any]:
     return {"subject": step.prompt, "findings": len(step.prompt)}
 
 
+def suspended(step: AgentStepSpec, needs: Needs) -> StepOutcome:
+    """The outcome of a step that waits for something."""
+    return StepOutcome(
+        task_id=step.task_id, agent=step.agent, output="", success=False, status="suspended", needs=needs
+    )
+
+
 async def insatiable(step: AgentStepSpec, context: StepContext) -> StepOutcome:
     """Asks for more tokens, whatever it has."""
-    return StepOutcome(
-        task_id=step.task_id, agent=step.agent, output="", success=False, status="suspended", needs=TokensNeeded()
-    )
+    return suspended(step, TokensNeeded())
 
 
 async def refused_once(step: AgentStepSpec, context: StepContext) -> str:
@@ -89,27 +94,15 @@ async def asking(step: AgentStepSpec, context: StepContext) -> StepOutcome | str
     """Asks for what its metadata says (the fields of `AnswersNeeded`), and answers with the answers it got."""
     if context.answers:
         return json.dumps(context.answers)
-    return StepOutcome(
-        task_id=step.task_id,
-        agent=step.agent,
-        output="",
-        success=False,
-        status="suspended",
-        needs=AnswersNeeded.model_validate(step.metadata),
-    )
+    return suspended(step, AnswersNeeded.model_validate(step.metadata))
 
 
 async def delegating(step: AgentStepSpec, context: StepContext) -> StepOutcome | str:
     """Hands its prompt on to itself, without end, and answers with what came back."""
     if context.answers:
         return f"asked: {context.answers['again']}"
-    return StepOutcome(
-        task_id=step.task_id,
-        agent=step.agent,
-        output="",
-        success=False,
-        status="suspended",
-        needs=AnswersNeeded(delegations=(Delegation(call_id="again", specialist="delegating", subtask=step.prompt),)),
+    return suspended(
+        step, AnswersNeeded(delegations=(Delegation(call_id="again", specialist="delegating", subtask=step.prompt),))
     )
 
 

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from activities.context import StepContext
-from workflows import AgentStepSpec, StepOutcome
+from tests.agents import suspended
+from workflows import AgentStepSpec
 from workflows.errors import StepFailed
 from workflows.steps import AnswersNeeded, Delegation
 
@@ -36,11 +37,4 @@ async def delegate(step: AgentStepSpec, context: StepContext) -> Any:
         Delegation(call_id=str(number), specialist=specialist.name, subtask=f"part {number}")
         for number, specialist in enumerate(step.specialists)
     )
-    return StepOutcome(
-        task_id=step.task_id,
-        agent=step.agent,
-        output="",
-        success=False,
-        status="suspended",
-        needs=AnswersNeeded(delegations=asked),
-    )
+    return suspended(step, AnswersNeeded(delegations=asked))

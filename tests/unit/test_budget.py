@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from workflows import budget
-from workflows.budget import NANO, Account, BudgetChange, Denied, Granted, Ledger, MustWait, Request, UsageReport
+from workflows.budget import (
+    NANO,
+    Account,
+    BudgetChange,
+    Decision,
+    Denied,
+    Granted,
+    Ledger,
+    MustWait,
+    Request,
+    UsageReport,
+)
 from workflows.steps import Grant, RunOptions, TokensNeeded, Usage
 
 HELD = Grant(tokens=100, usd=0.5)
@@ -38,14 +49,7 @@ class Spending(RuleBasedStateMachine):
     def ask(self, sharing: int, at_least: int, at_most: int | None, previous: int | None) -> Grant | None:
         """A step asks."""
         request = Request(sharing, at_least, at_most, None if previous is None else Grant(tokens=previous))
-        decision = budget.grant(self.ledger, request)
-        if not isinstance(decision, Granted):
-            return None
-        self.ledger = decision.ledger
-        assert decision.grant is not None
-        assert decision.grant.tokens is not None
-        assert decision.grant.tokens >= max(1, at_least)
-        return decision.grant
+        return self._given(budget.grant(self.ledger, request), at_least)
 
     @rule(
         target=held,
@@ -57,7 +61,9 @@ class Spending(RuleBasedStateMachine):
     def ask_together(self, fresh: int, waiting: int, resumed: int, at_least: int) -> Grant | None:
         """A bundle of steps asks for an allotment."""
         bundle = budget.Bundle(fresh, fresh + waiting, fresh * budget.FIRST_GRANT_TOKENS, resumed, at_least=at_least)
-        decision = budget.allot(self.ledger, bundle)
+        return self._given(budget.allot(self.ledger, bundle), at_least)
+
+    def _given(self, decision: Decision, at_least: int) -> Grant | None:
         if not isinstance(decision, Granted):
             return None
         self.ledger = decision.ledger
