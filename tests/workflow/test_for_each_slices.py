@@ -74,6 +74,21 @@ SEND = {
     "sinks": [{"actions": [write("sent", "{{payload}} {{index}}")]}, {"actions": [check("never", operator="exists")]}],
 }
 REVIEW = pattern("adversarial_review", "brief", review_key="about", criteria=["short"])
+ODD = [
+    "",
+    None,
+    [],
+    {},
+    0,
+    -0.0,
+    1e300,
+    10**30,
+    True,
+    {"a": {"b": [1, 2.5, None]}},
+    "é\u2028\n",
+    "{{about}}",
+    "{{{{x}}}}",
+]
 WATCHED = {"policies": [{"type": "require_state", "key": "limit", "value": 9}]}
 
 BODIES: dict[str, Json] = {
@@ -89,6 +104,11 @@ BODIES: dict[str, Json] = {
     "delivery": over(list(range(5)), SEND, state={"about": "news"}),
     "review": over(list(range(5)), REVIEW, state={"about": "work"}),
     "missing": over(list(range(5)), asks("echo", "{{item}} {{nowhere}}")),
+    "odd items": over(ODD, proposal(write("k", "<{{item}}>"), write("index", "{{item}}"), write("item", ["{{item}}"]))),
+    "lists of lists": over(
+        [list("abcdef"), ["g"], [], "x", list("hijkl")], each(asks("echo", "{{item}}"), items_from="item")
+    ),
+    "shadowed": over(list("abcde"), {**SEND, "payload_key": "item"}, state={"payload": "outer", "item": "outer"}),
     "nothing to do": over([[1], [], 3, [4], [5, 6]], {"type": "for_each", "items_from": "item", "body": fails()}),
     "compensation": row(
         stage("s", each(asks("echo", "{{item}} {{about}}")), compensation=ref("s")),
