@@ -74,7 +74,7 @@ SEND = {
     "sinks": [{"actions": [write("sent", "{{payload}} {{index}}")]}, {"actions": [check("never", operator="exists")]}],
 }
 REVIEW = pattern("adversarial_review", "brief", review_key="about", criteria=["short"])
-ODD = [
+ODD: list[Any] = [
     "",
     None,
     [],
