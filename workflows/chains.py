@@ -182,7 +182,9 @@ def _found(name: str) -> PipelineStage[Any]:
     try:
         with workflow.unsafe.sandbox_import_notification_policy(silent):  # the parent's own module, most often
             stage: PipelineStage[Any] = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        if not isinstance(stage, FunctionType):
+            raise TypeError(f"it is a {type(stage).__name__}, and a stage is a function of a module")
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # ValueError: no module is named
         raise InputRejected(
             f"pipeline: the stage {name!r} is not on this worker ({error}). "
             "Every worker of the task queue must have its module."

@@ -95,3 +95,23 @@ async def test_pipeline_that_nothing_can_carry_is_refused(world: World, plan: di
         "each item plain JSON.",
     )
     assert await event_types(handle) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (":stage", "Empty module name"),
+        (".relative:stage", "the 'package' argument is required to perform a relative import for '.relative'"),
+        ("os:getcwd", "it is a builtin_function_or_method, and a stage is a function of a module"),
+        ("tests.slice_programs:nothing", "module 'tests.slice_programs' has no attribute 'nothing'"),
+    ],
+    ids=["no module", "a relative module", "no function of Python", "not there"],
+)
+async def test_slice_refuses_what_is_no_stage(world: World, function: str, why: str) -> None:
+    """Whoever started it: a name that leads to no function of a module ends it, with a sentence."""
+    work = {"type": "chains", "stages": [{"function": function, "prefix": "c0.0"}], "items": [{"item": 1}]}
+    assert await rejection_of(await world.start("Slice", {"work": work})) == (
+        "InputRejected",
+        f"pipeline: the stage {function!r} is not on this worker ({why}). "
+        "Every worker of the task queue must have its module.",
+    )
