@@ -19,8 +19,8 @@ from temporalio.converter import (
 
 from tests import slice_programs
 from tests.programs import steps
+from tests.slices import lower
 from tests.support import served
-from workflows import supply
 
 ADDRESSEE = "addressee"
 
@@ -59,8 +59,7 @@ async def test_every_payload_of_a_run_reaches_the_activity_or_child_that_it_was_
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps of the run and of its children: several commands in one workflow task, and their results in the next."""
-    monkeypatch.setattr(supply, "INLINE_STEPS", 10)
-    monkeypatch.setattr(supply, "SLICE_STEPS", 6)
+    lower(monkeypatch)
     config = client.config()
     config["data_converter"] = replace(config["data_converter"], payload_codec=Addressed())
     async with served(Client(**config), *slice_programs.WORKFLOWS) as world:

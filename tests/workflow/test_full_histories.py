@@ -10,8 +10,9 @@ from temporalio.client import Client
 from tests import slice_programs
 from tests.definitions import stage
 from tests.graphs import asks, error_of, fail, row, undo, undone, writes
+from tests.slices import lower
 from tests.support import World, served
-from workflows import history, supply
+from workflows import history
 
 ENDLESS = {"type": "loop_until", "max_iterations": 1_000, "body": asks("echo")}
 EACH = {"type": "for_each", "items_from": "items", "body": asks("echo")}
@@ -40,8 +41,7 @@ async def test_stage_that_fills_its_history_fails_and_is_compensated(
 
 async def test_fan_out_that_undoes_begins_in_a_full_history(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The work is refused; its compensation, as large, is not."""
-    monkeypatch.setattr(supply, "INLINE_STEPS", 10)
-    monkeypatch.setattr(supply, "SLICE_STEPS", 6)
+    lower(monkeypatch)
     monkeypatch.setattr(history, "MOST_EVENTS", 1)
     told = await world.run("UndoingRefused", 11)
     assert told["work"].endswith("Shorten prompts and outputs, or divide the steps over several runs.")
