@@ -1,11 +1,14 @@
 """The servers of tools in agents.toml: what is served, and what is said of a wrong entry."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from activities.registry import Registry
 from activities.tools.mcp import McpSource
+from activities.tools.servers import McpServer
 from workflows.errors import AgentsRejected
 
 SERVERS = """
@@ -92,3 +95,34 @@ def test_wrong_server_is_refused(tmp_path: Path, text: str, problem: str) -> Non
     with pytest.raises(AgentsRejected) as rejected:
         load(tmp_path, text)
     assert rejected.value.message == f"{tmp_path / 'agents.toml'}: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({}, "must have either a 'command' or a 'url'"),
+        ({"command": ["a"], "url": "https://a.b/c"}, "must have either a 'command' or a 'url'"),
+        ({"command": [""]}, "has a 'command' whose program has no name"),
+        ({"command": ["a"], "bearer_env": "A"}, "has a 'command', to which 'bearer_env' do not belong"),
+        ({"url": "a.b/c"}, "must be an address, as https://host/path"),
+        (
+            {"url": "https://me:secret@a.b"},
+            "must not hold a user name or password; name a variable in 'headers' instead",
+        ),
+        ({"url": "https://a.b", "bearer_env": "Bearer x"}, "must be the name of an environment variable"),
+        ({"url": "https://a.b", "headers": {"X Y": "A"}}, "is not the name of an HTTP header"),
+        ({"url": "https://a.b", "prefix": "a."}, "must be at most 40 of A-Z, a-z, 0-9, '_' and '-'"),
+        (
+            {"url": "https://a.b", "headers": {"authorization": "A"}, "bearer_env": "B"},
+            "has both 'bearer_env' and an Authorization header; one of them is enough",
+        ),
+    ],
+    ids=[
+        *("neither", "both", "no program", "of the other kind", "no address", "password", "no variable", "no header"),
+        *("prefix", "twice"),
+    ],
+)
+def test_entry_is_refused(entry: dict[str, Any], text: str) -> None:
+    """A wrong entry is refused when the file is read."""
+    with pytest.raises(ValidationError, match=text):
+        McpServer.model_validate({"name": "workshop", **entry})

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from activities.tools.context import ToolContext, ToolFailed
@@ -396,34 +395,3 @@ async def test_http_server_that_is_killed_in_a_call_is_found_again(tmp_path: Pat
     async with http_server(int(url.split(":")[2].removesuffix("/mcp"))):
         assert await call(source, "add", a=1, b=2) == "3"
         await source.close()
-
-
-@pytest.mark.parametrize(
-    ("entry", "text"),
-    [
-        ({}, "must have either a 'command' or a 'url'"),
-        ({"command": ["a"], "url": "https://a.b/c"}, "must have either a 'command' or a 'url'"),
-        ({"command": [""]}, "has a 'command' whose program has no name"),
-        ({"command": ["a"], "bearer_env": "A"}, "has a 'command', to which 'bearer_env' do not belong"),
-        ({"url": "a.b/c"}, "must be an address, as https://host/path"),
-        (
-            {"url": "https://me:secret@a.b"},
-            "must not hold a user name or password; name a variable in 'headers' instead",
-        ),
-        ({"url": "https://a.b", "bearer_env": "Bearer x"}, "must be the name of an environment variable"),
-        ({"url": "https://a.b", "headers": {"X Y": "A"}}, "is not the name of an HTTP header"),
-        ({"url": "https://a.b", "prefix": "a."}, "must be at most 40 of A-Z, a-z, 0-9, '_' and '-'"),
-        (
-            {"url": "https://a.b", "headers": {"authorization": "A"}, "bearer_env": "B"},
-            "has both 'bearer_env' and an Authorization header; one of them is enough",
-        ),
-    ],
-    ids=[
-        *("neither", "both", "no program", "of the other kind", "no address", "password", "no variable", "no header"),
-        *("prefix", "twice"),
-    ],
-)
-def test_entry_is_refused(entry: dict[str, Any], text: str) -> None:
-    """A wrong entry is refused when the file is read."""
-    with pytest.raises(ValidationError, match=text):
-        McpServer.model_validate({"name": "workshop", **entry})
