@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.client import Client
 
+from runtime.replaying import replay_histories
+from runtime.settings import Settings
 from tests import slice_programs
 from tests.definitions import stage
-from tests.graphs import asks, error_of, fail, row, undo, undone, writes
+from tests.graphs import asks, error_of, result_in_failure, row, undo, undone, writes
 from tests.slices import lower
 from tests.support import World, served
-from workflows import history
+from workflows import ALL_WORKFLOWS, history
 
 ENDLESS = {"type": "loop_until", "max_iterations": 1_000, "body": asks("echo")}
 EACH = {"type": "for_each", "items_from": "items", "body": asks("echo")}
@@ -32,17 +34,24 @@ async def test_stage_that_fills_its_history_fails_and_is_compensated(
     """By events and by bytes alike; Temporal would terminate it, and its result would be lost."""
     monkeypatch.setattr(history, bound, most)
     before = stage("before", writes(done=True), compensation=undo(done=False))
-    result = await fail(world, row(before, stage("long", step), initial_state={"items": list(range(500))}))
+    definition = row(before, stage("long", step), initial_state={"items": list(range(500))})
+    handle = await world.start("StageGraph", definition)
+    result = await result_in_failure(handle)
     assert "the run's history holds " in error_of(result, "long")
     assert "Temporal ends a run at 51,200 or 50 MB. Divide the work over several runs" in error_of(result, "long")
     assert undone(result) == [("before", "compensated")]
     assert result["final_state"]["done"] is False
+    [verdict] = await replay_histories([await handle.fetch_history()], ALL_WORKFLOWS, Settings())
+    assert verdict.failure is None
 
 
 async def test_fan_out_that_undoes_begins_in_a_full_history(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The work is refused; its compensation, as large, is not."""
     lower(monkeypatch)
     monkeypatch.setattr(history, "MOST_EVENTS", 1)
-    told = await world.run("UndoingRefused", 11)
+    handle = await world.start("UndoingRefused", 11)
+    told = await handle.result()
     assert told["work"].endswith("Shorten prompts and outputs, or divide the steps over several runs.")
     assert told["undone"] == ["succeeded"]
+    [verdict] = await replay_histories([await handle.fetch_history()], slice_programs.WORKFLOWS, Settings())
+    assert verdict.failure is None

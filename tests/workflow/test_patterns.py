@@ -9,6 +9,8 @@ import pytest
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
+from runtime.replaying import replay_histories
+from runtime.settings import Settings
 from tests import pattern_programs as programs
 from tests.histories import most_at_once
 from tests.pattern_programs import AGENTS, agent, fails, plan, run, said, says
@@ -225,8 +227,11 @@ async def test_map_reduce_of_many_items_brings_what_one_of_few_does(
     monkeypatch.setattr(module, "OUTPUTS_AT_ONCE", 4)
     handle = await world.start("Patterned", argument)
     assert said(await handle.result()) == said(few)
-    pauses = [event.marker_recorded_event_attributes.marker_name for event in (await handle.fetch_history()).events]
+    history = await handle.fetch_history()
+    pauses = [event.marker_recorded_event_attributes.marker_name for event in history.events]
     assert pauses.count("core_local_activity") == 2
+    [verdict] = await replay_histories([history], [programs.Patterned], Settings())
+    assert verdict.failure is None
 
 
 async def test_map_reduce_refuses_a_prompt_that_no_history_takes(world: World) -> None:

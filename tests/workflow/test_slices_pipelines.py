@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
+from runtime.replaying import replay_histories
+from runtime.settings import Settings
 from tests import slice_programs
 from tests.support import World, event_types, events_of, rejection_of, served
 
@@ -73,6 +75,8 @@ async def test_pipeline_keeps_a_number_that_no_json_has(world: World) -> None:
     *_, last = await handle.result()
     assert last["output"] == "after first-nan"
     assert await events_of(handle, "slice_started") == []
+    [verdict] = await replay_histories([await handle.fetch_history()], [slice_programs.Piped], Settings())
+    assert verdict.failure is None
 
 
 @pytest.mark.parametrize(
