@@ -5,17 +5,27 @@ A result over 2 MB would keep the run's last workflow task retrying for ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from workflows import wire
 from workflows.errors import cut
 from workflows.graph.depth import is_deeper
-from workflows.graph.results import EmptyOutput, ForEachOutput, StageResult, WorkflowResult
+from workflows.graph.results import (
+    AgentOutput,
+    EmptyOutput,
+    ForEachOutput,
+    PatternOutput,
+    StageOutput,
+    StageResult,
+    WorkflowResult,
+)
 from workflows.steps import StepOutcome
+from workflows.wire import Stored
 
 T = TypeVar("T")
 
@@ -23,8 +33,8 @@ KEPT_OUTPUT_BYTES = 10_000
 # A text up to this stays whole; a larger one is replaced by its size and hash.
 KEPT_DEPTH = 190
 # Lists and objects in each other: readers of JSON give up at 200, and a failure's details and a chain put a few around.
-DEPTH_OF_OUTPUTS = KEPT_DEPTH - 2
-# They are in a list, in the output of a stage.
+DEPTH_OF_OUTPUTS = KEPT_DEPTH - 3
+# Of each of many: they are in a list, in the output of a stage.
 PART_BYTES = 200_000
 STAGE_BYTES = 1_000
 OUTPUTS_AT_ONCE = 1_000
@@ -87,7 +97,8 @@ class _PlainResult:
         self._result = result
         self._around: dict[str, Any] = {}
         """All but stages and state."""
-        self._state = self._found_state = _flat_enough(result.final_state)
+        self._state = self._found_state = flat_enough(result.final_state)
+        self._state_bytes = self._found_bytes = wire.size(self._state)  # it may have any number of keys: found once
         self._stages: list[dict[str, Any]] = []
         self._sizes: list[int] = []
         """Bytes of each stage."""
@@ -108,15 +119,16 @@ class _PlainResult:
             self._sizes.append(size)
             if self._parts.ends_with(size):
                 yield
-        self._around = wire.plain(self._result.model_copy(update={"stages": (), "final_state": self._state}))
-        self.bytes = wire.size(self._around) + sum(self._sizes)
+        self._around = wire.plain(self._result.model_copy(update={"stages": (), "final_state": {}}))
+        self.bytes = wire.size(self._around) - len("{}") + self._state_bytes + sum(self._sizes)
 
     def replace_large_texts(self) -> Generator[None, None, None]:
         """Put size and hash in the place of each text over 10 KB, in the state and in the stages."""
-        has_carried = any(_is_carried(stage) for stage in self._result.stages)
-        lighter = yield from _state_with_short_texts(self._state, is_large=has_carried)
-        self.bytes += wire.size(lighter) - wire.size(self._state)
-        self._state = lighter
+        is_large = any(_many(stage) is not None for stage in self._result.stages)
+        lighter = yield from _state_with_short_texts(self._state, is_large=is_large)
+        size = wire.size(lighter)
+        self.bytes += size - self._state_bytes
+        self._state, self._state_bytes = lighter, size
         for place, size in enumerate(self._sizes):
             if size > KEPT_OUTPUT_BYTES:
                 told, self._sizes[place] = yield from _with_short_texts(self._result.stages[place], self._stages[place])
@@ -137,9 +149,9 @@ class _PlainResult:
 
     def leave_out_state(self) -> None:
         """Leave out the state; how much that was stands in its place."""
-        found = self._found_state
-        self.bytes -= wire.size(self._state)
-        self._state = {"left_out": f"[left out: {len(found):,} keys, {wire.size(found):,} bytes]"}
+        keys, size = len(self._found_state), self._found_bytes
+        self.bytes -= self._state_bytes
+        self._state = {"left_out": f"[left out: {keys:,} keys, {size:,} bytes]"}
 
     def shorten_errors(self) -> None:
         """Cut what is long in the errors of stages and compensations."""
@@ -152,56 +164,88 @@ class _PlainResult:
         self._stages = _latest(self._stages, limit - wire.size({**self.whole, "stages": []}))
 
 
-def _is_carried(stage: StageResult) -> bool:
-    """Whether children carried the items of a stage: then it may have any number of outputs."""
-    return isinstance(stage.output, ForEachOutput) and stage.output.answers is not None
+def _many(stage: StageResult) -> Sequence[bytes] | Sequence[AgentOutput] | None:
+    """The outputs of a stage that may have any number of them: what children carried as it is written."""
+    output = stage.output
+    if isinstance(output, ForEachOutput) and output.carried is not None:
+        return output.carried.written
+    return output.outputs if isinstance(output, PatternOutput) and output.is_of_many else None
+
+
+def _bare(output: StageOutput) -> StageOutput:
+    """One of those without its outputs."""
+    if isinstance(output, ForEachOutput):
+        return ForEachOutput(items=output.items)
+    return output.model_copy(update={"outputs": ()})
 
 
 def _plain(stage: StageResult) -> Generator[None, None, tuple[dict[str, Any], int]]:
     """A stage as plain JSON that is not too deep, and the bytes that it takes."""
-    if not isinstance(stage.output, ForEachOutput) or not _is_carried(stage):
-        told: dict[str, Any] = _flat_enough(wire.plain(stage))
+    outputs = _many(stage)
+    if outputs is None:
+        told: dict[str, Any] = flat_enough(wire.plain(stage))
         return told, wire.size(told) + 1
-    around = wire.plain(stage.model_copy(update={"output": stage.output.model_copy(update={"outputs": ()})}))
-    outputs = stage.output.outputs
-    return (yield from _with_outputs(around, outputs, lambda part: _flat_enough(wire.plain(part), DEPTH_OF_OUTPUTS)))
+    around = wire.plain(stage.model_copy(update={"output": _bare(stage.output)}))
+    return (yield from _with_outputs(around, outputs, are_large_kept=True))
 
 
 def _with_short_texts(stage: StageResult, told: dict[str, Any]) -> Generator[None, None, tuple[dict[str, Any], int]]:
     """What `_plain` told, without large texts."""
-    if not _is_carried(stage):
+    outputs = _many(stage)
+    if outputs is None:
         lighter: dict[str, Any] = without_large_texts(told)
         return lighter, wire.size(lighter) + 1
     around = without_large_texts({**told, "output": {**told["output"], "outputs": []}})
-    return (yield from _with_outputs(around, told["output"]["outputs"], without_large_texts))
+    return (yield from _with_outputs(around, outputs, are_large_kept=False))
 
 
 def _with_outputs(
-    around: dict[str, Any], outputs: Sequence[Any], written: Callable[[Sequence[Any]], Any]
+    around: dict[str, Any], outputs: Sequence[bytes] | Sequence[AgentOutput], *, are_large_kept: bool
 ) -> Generator[None, None, tuple[dict[str, Any], int]]:
-    """A stage with its outputs as they are written, some at a time, and the bytes that it takes."""
+    """A stage with its outputs read, some at a time, and the bytes that it takes.
+
+    Outputs that no payload takes are not read: `leave_out_outputs` leaves them out.
+    """
+    read = (len(each) for each in outputs if type(each) is bytes)
+    least = sum(size for size in read if are_large_kept or size <= KEPT_OUTPUT_BYTES)
     told, size = list[Any](), wire.size(around) + 1
     for first in range(0, len(outputs), OUTPUTS_AT_ONCE):
-        part = written(outputs[first : first + OUTPUTS_AT_ONCE])
-        told += part
-        size += wire.size(part)
+        part = [_written(output) for output in outputs[first : first + OUTPUTS_AT_ONCE]]
+        if not are_large_kept:
+            part = [_with_short_text(output) for output in part]
+        size += sum(len(output) for output in part) + len(part) + 1  # commas and brackets
+        if least <= wire.MAX_STORED_BYTES:
+            told += [from_json(output) for output in part]
         yield
     return {**around, "output": {**around["output"], "outputs": told}}, size
 
 
+def _written(output: bytes | AgentOutput) -> bytes:
+    return written(output) if isinstance(output, Stored) else output
+
+
+def written(output: Stored) -> bytes:
+    """One of many outputs as a history holds it, without what is nested so deep that nobody could read the result."""
+    return wire.encode(flat_enough(wire.plain(output), DEPTH_OF_OUTPUTS))
+
+
+def _with_short_text(output: bytes) -> bytes:
+    return wire.encode(without_large_texts(from_json(output))) if len(output) > KEPT_OUTPUT_BYTES else output
+
+
 def _state_with_short_texts(state: dict[str, Any], *, is_large: bool) -> Generator[None, None, dict[str, Any]]:
-    """A state without large texts. One with the results of items that children carried is gone through in parts."""
+    """A state without large texts. One with the results of many items is gone through in parts."""
     if not is_large:
         plain: dict[str, Any] = without_large_texts(state)
         return plain
-    lighter, items = dict[str, Any](), list(state.items())
-    for first in range(0, len(items), KEYS_AT_ONCE):
-        lighter |= without_large_texts(dict(items[first : first + KEYS_AT_ONCE]))
+    lighter, keys = dict[str, Any](), list(state)
+    for first in range(0, len(keys), KEYS_AT_ONCE):
+        lighter.update((key, without_large_texts(state[key])) for key in keys[first : first + KEYS_AT_ONCE])
         yield
     return lighter
 
 
-def _flat_enough(value: Any, depth: int = KEPT_DEPTH) -> Any:
+def flat_enough(value: Any, depth: int = KEPT_DEPTH) -> Any:
     """A part of a result as it is, or without what is nested too deep in it."""
     return _flattened(value, depth) if is_deeper(value, depth) else value
 

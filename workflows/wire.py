@@ -78,6 +78,9 @@ FULL_HISTORIES_PATCH = "perdure-full-histories"
 MANY_OUTPUTS_PATCH = "perdure-many-outputs"
 """Marks a history in which a `map_reduce` of more than 10,000 items pauses while it reads their outcomes."""
 
+WRITTEN_IN_PARTS_PATCH = "perdure-written-in-parts"
+"""Marks a history in which a pattern of more than 10,000 outputs has them written into the result in parts."""
+
 FINITE_ITEMS_PATCH = "perdure-finite-items"
 """Marks a history in which a pipeline met a number that is none, or infinite: the run carries that itself, for JSON has
 neither. In one that is older a child was given null in its place."""
@@ -124,6 +127,10 @@ class Stored(BaseModel):
             if name != UNION_TAG and not field.is_required() and not field.default_factory_takes_validated_data
         }
 
+    def _held(self) -> dict[str, Any]:
+        """Its fields, as they are written."""
+        return self.__dict__
+
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
@@ -142,7 +149,7 @@ def plain(value: Any) -> Any:
     """
     kind = type(value)
     if kind in _stored_kinds:
-        held, defaults = value.__dict__, value._omittable
+        held, defaults = value._held(), value._omittable
         return {name: plain(item) for name, item in held.items() if name not in defaults or item != defaults[name]}
     return [plain(item) for item in value] if kind is tuple else value
 
@@ -221,6 +228,6 @@ def _bound(value: Any) -> int:
         return sum([_bound(item) + 1 for item in value]) + 2
     if kind in _stored_kinds:
         # Fields at their default are left out, and most are.
-        held: dict[str, Any] = value.__dict__
+        held: dict[str, Any] = value._held()
         return sum([len(name) + 4 + _bound(item) for name, item in held.items() if item is not None]) + 2
     return size(value)  # whatever else there is, it is encoded to know

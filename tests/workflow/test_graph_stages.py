@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from temporalio.client import WorkflowFailureError
 
+from runtime.replaying import replay_histories
+from runtime.settings import Settings
 from tests.definitions import call, edge, graph, nested, pattern, proposal, stage, write
 from tests.graphs import (
     FAILURE,
@@ -29,6 +33,8 @@ from tests.graphs import (
     writes,
 )
 from tests.support import World
+from workflows import ALL_WORKFLOWS, oversize
+from workflows.graph import bodies
 
 REVIEW = {
     **pattern("adversarial_review", "reviewer", criteria=["It is short"], review_key="draft"),
@@ -83,6 +89,27 @@ async def test_pattern_without_an_answer_fails_and_keeps_its_outputs(world: Worl
     result = await fail(world, graph(stage("s", pattern("swarm_parallel", "broken", "broken"))))
     assert error_of(result, "s") == "agent error: no agents produced output"
     assert [each["error"] for each in output_of(result, "s")["outputs"]] == ["the disk is full"] * 2
+
+
+@pytest.mark.parametrize("kind", ["fleet", "swarm_parallel"])
+async def test_many_outputs_of_a_pattern_are_written_in_parts(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """With pauses between them, to the same result as few, also where the pattern failed; here from two on."""
+    step = pattern("fleet", "echo", "brief", "broken") if kind == "fleet" else pattern(kind, *["broken"] * 3)
+    run = complete if kind == "fleet" else fail
+    few = await run(world, graph(stage("s", step)))
+    monkeypatch.setattr(bodies, "MANY_OUTPUTS", 2)
+    monkeypatch.setattr(oversize, "OUTPUTS_AT_ONCE", 1)
+    handle = await world.start("StageGraph", graph(stage("s", step)))
+    with suppress(WorkflowFailureError):
+        await handle.result()
+    history = await handle.fetch_history()
+    markers = [event.marker_recorded_event_attributes.marker_name for event in history.events]
+    assert markers.count("core_local_activity") == len(output_of(few, "s")["outputs"]) == 3
+    [verdict] = await replay_histories([history], list(ALL_WORKFLOWS), Settings())
+    assert verdict.failure is None
+    assert await run(world, graph(stage("s", step))) == few
 
 
 async def test_sub_workflow_is_isolated(world: World) -> None:

@@ -10,6 +10,7 @@ from typing import assert_never
 
 from pydantic import JsonValue
 from temporalio import workflow
+from temporalio.workflow import patched
 
 from workflows.approvals import ApprovalAnswer, ApprovalRequest
 from workflows.deadline import first_of, milliseconds
@@ -37,6 +38,7 @@ from workflows.graph.proposal import Course, failure
 from workflows.graph.results import (
     ActionResult,
     ApprovalOutput,
+    CarriedOutputs,
     DeliverOutput,
     EmptyOutput,
     ForEachOutput,
@@ -50,12 +52,14 @@ from workflows.graph.scope import Scope, refuse_large
 from workflows.graph.seen import claim_unseen, fingerprint
 from workflows.handover import ItemEnd
 from workflows.history import refuses_stages
+from workflows.oversize import written
 from workflows.parsing import told
 from workflows.patterns.asking import asking_about
 from workflows.patterns.dispatch import run_pattern
 from workflows.run import current_stage
 from workflows.steps import MAX_CONCURRENCY, AgentSpec
 from workflows.window import sliding_window
+from workflows.wire import WRITTEN_IN_PARTS_PATCH
 
 MAX_PROMPT_LENGTH = 500
 # In an event; the query `approvals` has all of it.
@@ -67,6 +71,8 @@ STAGES_PER_PLACE = 0.02
 ACTIONS_AT_ONCE = 100
 STAGES_PER_RENDERING = 0.1
 # Looking for references in an action takes about a tenth of a small stage.
+MANY_OUTPUTS = 10_000
+# Writing so many outputs of agents takes about a tenth of a second.
 MANY_AGENTS = 1_000
 # Preparing more takes a tenth of a second, and making steps of them twice that again: each in an activation of its own.
 
@@ -116,13 +122,19 @@ async def coordinate(scope: Scope, step: PatternStep) -> StageOutput:
         with asking_about(f"item {cut(str(scope.state['index']))}" if "index" in scope.layer else ""):
             output = await run_pattern(frame.owner, asked, scope.state)
     except PatternFailed as failure:
-        raise StageFailed(failure.message, PatternOutput(outputs=tuple(failure.outputs), final_answer="")) from None
+        left = PatternOutput(outputs=tuple(failure.outputs), final_answer="")
+        raise StageFailed(failure.message, _marked_where_many(left)) from None
     if isinstance(output, PatternOutput):
         # A later answer replaces an earlier one of the same agent; a failure replaces nothing.
         scope.state.update({f"agent.{each.name}.answer": each.answer for each in output.outputs if each.succeeded})
-    else:
-        scope.state[f"stage.{scope.stage.id}.review_passed"] = output.passed
+        return _marked_where_many(output)
+    scope.state[f"stage.{scope.stage.id}.review_passed"] = output.passed
     return output
+
+
+def _marked_where_many(output: PatternOutput) -> PatternOutput:
+    """The output, to be written in parts where it takes tenths of a second."""
+    return output.of_many() if len(output.outputs) > MANY_OUTPUTS and patched(WRITTEN_IN_PARTS_PATCH) else output
 
 
 def _prompted(scope: Scope, agent: AgentSpec) -> AgentSpec:
@@ -240,27 +252,33 @@ def _partial(scope: Scope) -> list[StageOutput]:
 
 
 class _Ended:
-    """What the items of a `for_each` have brought so far."""
+    """What the items of a `for_each` have brought so far; `is_carried` where children bring it."""
 
-    def __init__(self, scope: Scope, items: list[JsonValue]) -> None:
-        self._scope, self._items = scope, items
-        self._outputs: list[StageOutput] = [EmptyOutput()] * len(items)
+    def __init__(self, scope: Scope, items: list[JsonValue], *, is_carried: bool) -> None:
+        self._scope, self._items, self._is_carried = scope, items, is_carried
+        self._outputs: list[StageOutput] = [] if is_carried else [EmptyOutput()] * len(items)
+        self._written = [written(EmptyOutput())] * len(items) if is_carried else []
         self._answers = [""] * len(items)
         self._failures: dict[int, str] = {}
 
     def keep(self, index: int, end: ItemEnd) -> None:
         """An item has ended."""
-        answer = answer_of(end.output) if end.answer is None else end.answer
-        self._outputs[index], self._answers[index] = end.output, answer
+        answer = self._answers[index] = answer_of(end.output) if end.answer is None else end.answer
+        if self._is_carried:
+            self._written[index] = written(end.output)
+        else:
+            self._outputs[index] = end.output
         if end.failure is not None:
             self._failures[index] = end.failure
         if not end.is_cut_off:
             _keep_item(self._scope, index, {"item": self._items[index], **end.written}, answer)
 
-    def output(self, *, is_carried: bool) -> ForEachOutput:
+    def output(self) -> ForEachOutput:
         """What the stage brings."""
-        output = ForEachOutput(items=len(self._items), outputs=tuple(self._outputs))
-        return output.with_answers(tuple(self._answers)) if is_carried else output
+        if self._is_carried:
+            carried = CarriedOutputs(answers=tuple(self._answers), written=tuple(self._written))
+            return ForEachOutput(items=len(self._items)).carrying(carried)
+        return ForEachOutput(items=len(self._items), outputs=tuple(self._outputs))
 
     def failure(self) -> str | None:
         """Why the stage failed, if it did."""
@@ -274,7 +292,10 @@ class _Ended:
 async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
     """Run the body for each item. Every item runs; the stage fails, in the end, if one of them failed."""
     run, pace, items = scope.frame.run, scope.frame.pace, _items(scope, step.items_from)
-    ended = _Ended(scope, items)
+    width = min(step.max_concurrent or run.options.window, MAX_CONCURRENCY)
+    await pace.spend(min(width, len(items)) * STAGES_PER_PLACE)
+    slicing = slicing_of(scope, step, items)
+    ended = _Ended(scope, items, is_carried=slicing is not None)
 
     async def one(index: int) -> None:
         end, is_interrupted = await item_end(scope, step.body, index, items[index])
@@ -282,9 +303,6 @@ async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
         if is_interrupted:
             raise asyncio.CancelledError
 
-    width = min(step.max_concurrent or run.options.window, MAX_CONCURRENCY)
-    await pace.spend(min(width, len(items)) * STAGES_PER_PLACE)
-    slicing = slicing_of(scope, step, items)
     try:
         if slicing is None:
             await sliding_window(range(len(items)), width, one)
@@ -293,10 +311,10 @@ async def for_each(scope: Scope, step: ForEachStep) -> StageOutput:
             await FanOut(run, supply, place.id, place.stage, place.expect, run.options.window, width).endings()
             await pace.pause()  # what follows takes its time
     except asyncio.CancelledError:
-        scope.frame.partial = ended.output(is_carried=slicing is not None)
+        scope.frame.partial = ended.output()
         raise
     scope.state[f"foreach.{scope.stage.id}.count"] = len(items)
-    output = ended.output(is_carried=slicing is not None)
+    output = ended.output()
     if (failure := ended.failure()) is not None:
         raise StageFailed(failure, output)
     return output

@@ -29,6 +29,9 @@ MOST_COMMON_BYTES = SLICE_BYTES // 2
 # Of body and state in each child's argument: what is left is for items, and every child's argument is in the history
 # of the run.
 
+ITEM_ENDED = Ending(None, "")
+# One for all: what an item brought is told to `on_end`.
+
 OnEnd = Callable[[int, ItemEnd], None]
 CarryHere = Callable[[int], Awaitable[None]]
 
@@ -93,7 +96,7 @@ class ItemSupply(Supply[JsonValue]):
             await self._carry_here(piece.at)
         finally:
             current_item.set(before)  # not by its token: a coroutine that is evicted is closed in another context
-        return Ending(None, piece.name)
+        return ITEM_ENDED
 
     def ended(self, piece: Piece, told: dict[str, Any]) -> Ending:
         """See base class."""
@@ -101,7 +104,7 @@ class ItemSupply(Supply[JsonValue]):
         if end.is_cut_off and end.failure is None:  # the child was cancelled; where the run was too, nobody asks
             end = end.model_copy(update={"failure": CANCELLED_TEXT})
         self._on_end(piece.at, end)
-        return Ending(None, piece.name)
+        return ITEM_ENDED
 
     def resumed(self, piece: Piece, told: dict[str, Any]) -> Piece:
         """See base class. A child begins no item that it does not end."""
@@ -110,7 +113,7 @@ class ItemSupply(Supply[JsonValue]):
     def stopped(self, piece: Piece, status: StepStatus, output: str) -> Ending:
         """See base class."""
         self._on_end(piece.at, ItemEnd(failure=output.removeprefix("Task failed: "), is_cut_off=True))
-        return Ending(None, piece.name)
+        return ITEM_ENDED
 
     def settled(self, report: SliceReport) -> None:
         """See base class."""

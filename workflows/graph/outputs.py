@@ -46,8 +46,8 @@ def answer_of(output: StageOutput) -> str:
         case LoopOutput():
             return answer_of(output.iterations_output[-1]) if output.iterations_output else ""
         case ForEachOutput():
-            answers = output.answers
-            return as_text([answer_of(each) for each in output.outputs] if answers is None else list(answers))
+            carried = output.carried
+            return as_text([answer_of(each) for each in output.outputs] if carried is None else list(carried.answers))
         case DeliverOutput():
             delivered = sum(result.is_success for result in output.results)
             return f"{delivered} delivered, {len(output.results) - delivered} failed"

@@ -5,9 +5,19 @@ Source: car-workflow and car-engine; field names and tags are theirs.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, PrivateAttr, SerializeAsAny, SkipValidation
+from pydantic import (
+    Field,
+    JsonValue,
+    PrivateAttr,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    SkipValidation,
+    model_serializer,
+)
+from pydantic_core import from_json
 
 from workflows.actions import ActionStatus
 from workflows.wire import Stored
@@ -89,6 +99,17 @@ class PatternOutput(Stored):
     type: Literal["pattern"] = "pattern"
     outputs: tuple[AgentOutput, ...]
     final_answer: str
+    _is_of_many: bool = PrivateAttr(default=False)
+
+    @property
+    def is_of_many(self) -> bool:
+        """Whether there may be any number of outputs, so that a run writes them into its result in parts."""
+        return self._is_of_many
+
+    def of_many(self) -> PatternOutput:
+        """The same, to be written in parts."""
+        self._is_of_many = True
+        return self
 
 
 class ProposalOutput(Stored):
@@ -147,26 +168,50 @@ class LoopOutput(Stored):
     iterations_output: tuple[StageOutput, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class CarriedOutputs:
+    """What the items that children carried brought, of which there may be any number.
+
+    Kept as JSON: of 100,000 items that is a tenth of the memory that models take, and no object in which garbage is
+    looked for, all of them at once in the middle of an activation.
+    """
+
+    answers: tuple[str, ...]
+    written: tuple[bytes, ...]
+    """Each output as a history holds it, not nested so deep that nobody could read it."""
+
+    def read(self) -> list[JsonValue]:
+        """The outputs."""
+        return [from_json(output) for output in self.written]
+
+
 class ForEachOutput(Stored):
     """One body output for each item."""
 
     type: Literal["for_each"] = "for_each"
     items: int
     outputs: tuple[StageOutput, ...] = ()
-    _answers: tuple[str, ...] | None = PrivateAttr(default=None)
+    """Empty where there is `carried`, until it is written."""
+    _carried: CarriedOutputs | None = PrivateAttr(default=None)
 
     @property
-    def answers(self) -> tuple[str, ...] | None:
-        """The answer of each output, where children carried the items; None where the run itself did.
+    def carried(self) -> CarriedOutputs | None:
+        """The outputs, where children carried the items; None where the run itself did, and in a result."""
+        return self._carried
 
-        Of such items there may be any number: no answer is looked for twice, and outputs are written a part at a time.
-        """
-        return self._answers
-
-    def with_answers(self, answers: tuple[str, ...]) -> ForEachOutput:
-        """The same, of items that children carried."""
-        self._answers = answers
+    def carrying(self, carried: CarriedOutputs) -> ForEachOutput:
+        """The same, with the outputs of items that children carried."""
+        self._carried = carried
         return self
+
+    def _held(self) -> dict[str, Any]:
+        """See base class."""
+        return self.__dict__ if self._carried is None else {**self.__dict__, "outputs": tuple(self._carried.read())}
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written = super()._leave_out_defaults(handler)
+        return written if self._carried is None else {**written, "outputs": self._carried.read()}
 
 
 class DeliverOutput(Stored):
