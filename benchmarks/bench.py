@@ -71,7 +71,7 @@ READING_SECONDS = {"large.json": 1.0, "large.yaml": None}
     "--all",
     "is_all",
     is_flag=True,
-    help=f"Also a loop of {long.STAGES:,} stages and a call of {WIDEST:,} steps: some fifteen minutes.",
+    help=f"Also a loop of {long.STAGES:,} stages and calls of {WIDEST:,}: some twenty minutes.",
 )
 @click.option("--write", is_flag=True, help="Write the results to benchmarks/RESULTS.md.")
 def command(pairs: int, quick: bool, is_all: bool, write: bool) -> None:
@@ -110,9 +110,11 @@ async def _measured(pairs: int, is_all: bool, console: Console) -> tuple[str, li
                 results += await long.measure(client, tell) if is_all else []
             results += await agents.measure(client, Path(folder), tell)
             results += await processes.measure(client, server.address, Path(folder), tell)
-    for steps, wide_pairs in ((wide.STEPS, min(pairs, wide.PAIRS)), *([(WIDEST, 0)] if is_all else [])):
-        tell(f"{steps:,} steps in one call")
-        results += await wide.measure(steps, wide_pairs)
+    tell(f"{wide.STEPS:,} steps in one call")
+    results += await wide.measure(wide.STEPS, min(pairs, wide.PAIRS))
+    for call in (wide.PHASE, "for_each") if is_all else ():
+        tell(f"{WIDEST:,} in one {call}")
+        results += await wide.measure(WIDEST, 0, call)
     return machine, results
 
 

@@ -86,7 +86,8 @@ Written by `python -m benchmarks.bench --write`; `make bench` measures anew and 
   waited for it. By hand it is `benchmarks/hand_worker.py`.
 - Of two workers, each full, one is killed with SIGKILL: the time is that until a step that was in flight there runs on
   the other. Heartbeats of six seconds tell that it is gone.
-- The loop of 5,000 stages and the call of 100,000 steps are measured with `--all`, by verbs alone.
+- The loop of 5,000 stages and the calls of 100,000 are measured with `--all`, by verbs alone. A `map_reduce` of 100,000
+  items takes ten minutes more: `python -m benchmarks.wide --call map_reduce --steps 100000`.
 - A call of 10,000 or 100,000 steps has a process and server of its own. Its memory is an upper bound: Linux starts the
   peak of a process at that of the one that began it. By hand means child workflows of as many steps, as many at once.
 - Agents with a model ask a scripted provider, a process of its own that counts what it bills. Pieces are those of the

@@ -1,7 +1,8 @@
 """`python -m benchmarks.wide`: a call of 10,000 steps beside child workflows written by hand, or of 100,000 by itself.
 
 Both sides run in turns against one embedded server and one worker, with slices of the same size, as many at once, and
-the same window. Exit code 1 when a target is missed. `measure` does it in a process of its own.
+the same window. `--call` measures the items of a graph's step instead, by themselves. Exit code 1 when a target is
+missed. `measure` does it in a process of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -37,11 +40,40 @@ from worker import build_worker
 from workflows import wire
 
 STEPS, WINDOW, PAIRS = 10_000, 100, 3
+PHASE = "phase"
 LEAST_RATIO = 0.9
 # Steps a second, of those that child workflows by hand make.
 MOST_EVENTS, MOST_BYTES = 0.04, 200
 # Of the root history, for each step: 400 events and 2 MB for 10,000.
+MOST_ITEM_BYTES = 350
+# For each item, whose result is some 300 bytes: a history of 35 MB takes no more.
 MOST_MEMORY_MIB = 1_536
+BRIEF = EchoAgent(name="brief", answer=".")
+# So brief that one prompt takes the answers to 100,000 items.
+WRITE = {"type": "state_write", "parameters": {"key": "k", "value": "{{item}}"}}
+
+
+Graph = dict[str, Any]
+
+
+def for_each(items: int) -> Graph:
+    """A graph that writes each item into the state."""
+    body = {"type": "proposal", "proposal": {"actions": [WRITE]}}
+    return _graph({"type": "for_each", "items_from": "items", "body": body}, items=list(range(items)))
+
+
+def map_reduce(items: int) -> Graph:
+    """A graph that asks one agent about each item, and another about the answers."""
+    config = {"items": list(range(items)), "max_concurrent": WINDOW}
+    agents = [{"name": BRIEF.name}, {"name": BRIEF.name}]
+    return _graph({"type": "pattern", "pattern": "map_reduce", "task": "Judge", "agents": agents, "config": config})
+
+
+def _graph(step: Graph, **state: Any) -> Graph:
+    return {"id": "wide", "name": "wide", "start": "s", "stages": [{"id": "s", "step": step}], "initial_state": state}
+
+
+GRAPHS: dict[str, Callable[[int], Graph]] = {"for_each": for_each, "map_reduce": map_reduce}
 
 
 @dataclass(frozen=True)
@@ -58,10 +90,11 @@ class Run:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--steps", type=click.IntRange(min=2_000), default=STEPS, show_default=True, help="Of one call.")
 @click.option("--pairs", type=click.IntRange(min=0), default=PAIRS, show_default=True, help="0: the verbs alone, once.")
+@click.option("--call", type=click.Choice([PHASE, *GRAPHS]), default=PHASE, show_default=True, help="What is measured.")
 @click.option("--json", "is_json", is_flag=True, help="Print the results as JSON, for another program.")
-def command(steps: int, pairs: int, is_json: bool) -> None:
-    """Measure a fan-out that children carry."""
-    results = asyncio.run(_measured(steps, pairs))
+def command(steps: int, pairs: int, call: str, is_json: bool) -> None:
+    """Measure a fan-out that children carry. Only a phase has a side by hand."""
+    results = asyncio.run(_measured(steps, pairs, call))
     if is_json:
         print(json.dumps([asdict(result) for result in results]))
     else:
@@ -70,9 +103,9 @@ def command(steps: int, pairs: int, is_json: bool) -> None:
     os._exit(0 if all(result.is_met for result in results) else 1)  # the interpreter's own exit can abort in the SDK
 
 
-async def measure(steps: int, pairs: int) -> list[Result]:
+async def measure(steps: int, pairs: int, call: str = PHASE) -> list[Result]:
     """What the command measures, by a process of its own."""
-    arguments = ["-m", "benchmarks.wide", "--steps", str(steps), "--pairs", str(pairs), "--json"]
+    arguments = ["-m", "benchmarks.wide", "--steps", str(steps), "--pairs", str(pairs), "--call", call, "--json"]
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     try:
         said, _ = await process.communicate()
@@ -81,11 +114,11 @@ async def measure(steps: int, pairs: int) -> list[Result]:
         await process.wait()
         raise
     if process.returncode not in (0, 1):  # 1: a target is missed, and the results say so
-        raise AssertionError(f"a call of {steps:,} steps ended with exit code {process.returncode}")
+        raise AssertionError(f"{_case(steps, call)}: exit code {process.returncode}")
     return [Result(**each) for each in json.loads(said.splitlines()[-1])]
 
 
-async def _measured(steps: int, pairs: int) -> list[Result]:
+async def _measured(steps: int, pairs: int, call: str) -> list[Result]:
     logs.configure("warning")
     collect_seldom()  # as every worker does
     settings = Settings(task_queue=TASK_QUEUE, max_concurrent_steps=WINDOW, drain_seconds=1)
@@ -93,11 +126,17 @@ async def _measured(steps: int, pairs: int) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
         async with local_server(Path(folder)) as server:
             client = await connect(settings, address=server.address, runtime=quiet_runtime())
-            registry = Registry([EchoAgent(name="echo")])
+            registry = Registry([EchoAgent(name="echo"), BRIEF])
             async with build_worker(
                 client, settings, registry=registry, workflows=workflows, workflow_runner=TimedRunner()
             ):
+                if call != PHASE:
+                    return _alone(_case(steps, call), steps, await _graph_run(client, GRAPHS[call](steps), steps))
                 return _results(steps, *await _runs(client, steps, pairs))
+
+
+def _case(steps: int, call: str) -> str:
+    return f"{steps:,} {'steps in one' if call == PHASE else 'items of a'} `{call}`, {WINDOW} at once"
 
 
 async def _runs(client: Client, steps: int, pairs: int) -> tuple[list[Run], list[Run]]:
@@ -111,57 +150,68 @@ async def _runs(client: Client, steps: int, pairs: int) -> tuple[list[Run], list
 
 
 async def _run(client: Client, side: type, steps: int) -> Run:
+    succeeded, run = await _timed(client, side.__name__, [steps, WINDOW], steps)
+    if succeeded != steps:
+        raise AssertionError(f"{side.__name__}: {succeeded} of {steps} steps succeeded")
+    return run
+
+
+async def _graph_run(client: Client, graph: Graph, items: int) -> Run:
+    result, run = await _timed(client, wire.STAGE_GRAPH_WORKFLOW, [graph], items)
+    if result["status"] != "completed":
+        raise AssertionError(f"the graph ended as {result['status']}: {result['stages'][-1].get('error')}")
+    return run
+
+
+async def _timed(client: Client, workflow: str, arguments: list[Any], steps: int) -> tuple[Any, Run]:
+    """A run's result, and what it cost."""
     ACTIVATIONS.clear()
     begun, cpu_begun = time.perf_counter(), time.process_time()
     handle = await client.start_workflow(
-        side.__name__,
-        args=[steps, WINDOW],
-        id=f"{side.__name__}-{uuid.uuid4()}",
+        workflow,
+        args=arguments,
+        id=f"{workflow}-{uuid.uuid4()}",
         task_queue=TASK_QUEUE,
         memo={wire.OPTIONS_MEMO: {"max_concurrency": WINDOW}},
     )
-    if (succeeded := await handle.result()) != steps:
-        raise AssertionError(f"{side.__name__}: {succeeded} of {steps} steps succeeded")
+    result = await handle.result()
     seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
     execution = (await handle.describe()).raw_description.workflow_execution_info
     longest = max(ACTIVATIONS, key=lambda activation: activation.wall_seconds)
-    return Run(steps / seconds, cpu_seconds, execution.history_length, execution.history_size_bytes, longest)
+    cost = Run(steps / seconds, cpu_seconds, execution.history_length, execution.history_size_bytes, longest)
+    return result, cost
 
 
 def _results(steps: int, verbs: list[Run], hand: list[Run]) -> list[Result]:
-    case = f"{steps:,} steps in one `phase`, {WINDOW} at once"
-    one, other = _middle(verbs), _middle(hand) if hand else None
+    case, one = _case(steps, PHASE), _middle(verbs)
+    rows = _alone(case, steps, one, most_bytes=MOST_BYTES)
+    if hand:
+        other, each = _middle(hand), ([run.steps_per_second for run in runs] for runs in (verbs, hand))
+        ratio, sides = Ratio.of(*each), (f"{one.steps_per_second:.0f}", f"{other.steps_per_second:.0f}")
+        is_met = ratio.median >= LEAST_RATIO
+        rows.append(Result(case, "steps a second", f">= {LEAST_RATIO}", str(ratio), *sides, is_met))
+        cpu = f"{one.cpu_seconds:.1f}", f"{other.cpu_seconds:.1f}"
+        rows.append(Result(case, "CPU seconds", NO_TARGET, cpu[0], *cpu, True))
+    return rows
 
-    def row(what: str, target: str, value: str, is_met: bool, by_hand: str = NO_SIDE) -> Result:
-        return Result(case, what, target, value, value, by_hand, is_met)
 
-    memory = round(largest_memory_mib())
-    rows = [
-        row(
-            "root events",
-            f"< {MOST_EVENTS * steps:,.0f}",
-            f"{one.root_events:,}",
-            one.root_events < MOST_EVENTS * steps,
-        ),
-        row("root bytes", f"< {MOST_BYTES * steps:,}", f"{one.root_bytes:,}", one.root_bytes < MOST_BYTES * steps),
-        row(
-            "longest activation",
-            f"< {LONGEST_ACTIVATION_SECONDS} s",
-            f"{one.longest.wall_seconds:.3f} s (CPU {one.longest.cpu_seconds:.3f} s)",
-            one.longest.wall_seconds < LONGEST_ACTIVATION_SECONDS,
-        ),
+def _alone(case: str, steps: int, run: Run, most_bytes: int = MOST_ITEM_BYTES) -> list[Result]:
+    """What a call cost, beside the bounds of its size."""
+
+    def row(what: str, target: str, value: str, is_met: bool) -> Result:
+        return Result(case, what, target, value, value, NO_SIDE, is_met)
+
+    events, size, longest, memory = run.root_events, run.root_bytes, run.longest, round(largest_memory_mib())
+    most_events, most_size, most_seconds = MOST_EVENTS * steps, most_bytes * steps, LONGEST_ACTIVATION_SECONDS
+    seconds = f"{longest.wall_seconds:.3f} s (CPU {longest.cpu_seconds:.3f} s)"
+    return [
+        row("root events", f"< {most_events:,.0f}", f"{events:,}", events < most_events),
+        row("root bytes", f"< {most_size:,}", f"{size:,}", size < most_size),
+        row("longest activation", f"< {most_seconds} s", seconds, longest.wall_seconds < most_seconds),
         row(
             "memory of the worker's process", f"< {MOST_MEMORY_MIB:,} MiB", f"{memory:,} MiB", memory < MOST_MEMORY_MIB
         ),
     ]
-    if other is not None:
-        ratio = Ratio.of([run.steps_per_second for run in verbs], [run.steps_per_second for run in hand])
-        sides = f"{one.steps_per_second:.0f}", f"{other.steps_per_second:.0f}"
-        rows.append(
-            Result(case, "steps a second", f">= {LEAST_RATIO}", str(ratio), *sides, ratio.median >= LEAST_RATIO)
-        )
-        rows.append(row("CPU seconds", NO_TARGET, f"{one.cpu_seconds:.1f}", True, f"{other.cpu_seconds:.1f}"))
-    return rows
 
 
 def _middle(runs: list[Run]) -> Run:
