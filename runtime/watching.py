@@ -49,6 +49,10 @@ FIRST_TASK_EVENTS = 4
 UNDECODED_EVENTS = 5
 # The same and its end: the history of a run that failed at its input.
 
+FIRST_POLL_CHECKS = 500
+FIRST_POLL_INTERVAL = timedelta(milliseconds=20)
+# A worker that has begun asks for work within milliseconds, and on a busy machine within seconds.
+
 POLLER_FRESH = timedelta(seconds=70)
 # A poll is open for 60 s at most, and the server lists a poller for minutes after its process is gone.
 
@@ -297,3 +301,14 @@ async def has_worker(client: Client, task_queue: str) -> bool:
     )
     now = time.time()
     return any(now - poller.last_access_time.ToSeconds() < POLLER_FRESH.total_seconds() for poller in answer.pollers)
+
+
+async def until_polled(client: Client, task_queue: str) -> None:
+    """Wait until a worker that has just begun is seen: before that, whoever reads a run is told that it has none.
+
+    After 10 s the wait is over; those who then read say what they find.
+    """
+    for _ in range(FIRST_POLL_CHECKS):
+        if await has_worker(client, task_queue):
+            return
+        await asyncio.sleep(FIRST_POLL_INTERVAL.total_seconds())

@@ -37,7 +37,7 @@ from runtime.settings import Settings
 from runtime.signals import asked_to_leave
 from runtime.standing import RunNotFound
 from runtime.tuning import collect_seldom
-from runtime.watching import NoAnswer, RunReader
+from runtime.watching import NoAnswer, RunReader, until_polled
 from workflows import ALL_WORKFLOWS
 from workflows.errors import LocalServerFailed, PayloadLocked, PerdureError, ServerUnreachable
 
@@ -109,6 +109,7 @@ class Session:
         collect_seldom()
         tell(f"Temporal UI: {self.ui_url}")
         async with worker:
+            await until_polled(self.client, self.settings.task_queue)
             yield
 
     async def tell_open_runs(self) -> None:
