@@ -22,6 +22,7 @@ from tests.provider import (
     Hang,
     Ledger,
     Provider,
+    ProviderProcess,
     Rubbish,
     Script,
     Tokens,
@@ -59,7 +60,7 @@ def ends(provider: Provider) -> list[tuple[str, int]]:
     return [(call.end, call.billed) for call in provider.ledger.calls()]
 
 
-async def settled(provider: Provider) -> None:
+async def settled(provider: Provider | ProviderProcess) -> None:
     """Wait until no call is open."""
 
     async def holds() -> bool:
@@ -252,6 +253,7 @@ async def test_provider_process_counts_in_a_file(tmp_path: Path) -> None:
         AsyncOpenAI(base_url=provider.url("w1"), api_key="none", max_retries=0) as client,
     ):
         await ask(client)
+        await settled(provider)  # the process is killed, and it notes an answer after it was sent
         assert provider.ledger.billed("w1") == 9
     left = Ledger(tmp_path / "provider.sqlite")
     assert [(call.end, call.label, call.billed) for call in left.calls()] == [("answered", "w1", 9)]
