@@ -130,7 +130,7 @@ def progress_lines(view: View, now: datetime) -> list[str]:
     lines = [f"steps: {_counts(progress)}"]
     lines += [f"  {phase_line(phase, view.stage_state(phase))}" for phase in progress["phases"]]
     carrying = [child for child in progress.get("slices", ()) if child["status"] == "running"]
-    lines += [f"  carried by {child['workflow_id']}: {child['step_count']:,}" for child in carrying]
+    lines += [f"  carried by {child['workflow_id']}: {_units(child)}" for child in carrying]
     running = [step for step in steps if step["status"] in IN_FLIGHT]
     failed = [step for step in steps if _is_failure(step)]
     lines += [f"  {step_line(step)}" for step in [*running, *failed]]
@@ -229,17 +229,23 @@ def _step_resumed(event: Json) -> str:
     return f"step {event['step']} goes on" + (f"; its next model call takes {needed:,} tokens" if needed else "")
 
 
+def _units(event: Json) -> str:
+    """How many steps, or items."""
+    return counted(event["step_count"], event.get("unit", "step"))
+
+
 def _slice_started(event: Json) -> str:
     tokens = event.get("tokens")
-    text = f"▶ run {event['workflow_id']} carries {counted(event['step_count'], 'step')} from {event['first']}"
+    text = f"▶ run {event['workflow_id']} carries {_units(event)} from {event['first']}"
     return text if tokens is None else f"{text}, with {tokens:,} tokens"
 
 
 def _slice_finished(event: Json) -> str:
-    text = (
-        f"{FAILED_MARK if event['failed'] else '✓'} run {event['workflow_id']} ended: {event['succeeded']:,} succeeded"
-    )
-    text += f", {event['failed']:,} failed"
+    steps, items = f"{event['succeeded']:,} succeeded, {event['failed']:,} failed", event.get("items")
+    if items is not None:
+        has_steps = event["succeeded"] or event["failed"]
+        steps = counted(items, "item") + (f", of their steps {steps}" if has_steps else "")
+    text = f"{FAILED_MARK if event['failed'] else '✓'} run {event['workflow_id']} ended: {steps}"
     text += f", {event['returned']:,} left to others" if event.get("returned") else ""
     text += f", {event['total_tokens']:,} tokens" if event.get("total_tokens") else ""
     return f"{text}: {event['error']}" if event.get("error") else text
@@ -289,8 +295,8 @@ EVENT_TEXTS: dict[str, Callable[[Json], str]] = {
     "signal_rejected": lambda event: f"signal {event['signal']!r} was not understood: {event['reason']}",
     "slice_started": _slice_started,
     "slice_finished": _slice_finished,
-    "slice_waiting": lambda event: f"… {counted(event['step_count'], 'step')} to come: {event['reason']}",
-    "slice_denied": lambda event: f"{FAILED_MARK} {counted(event['step_count'], 'step')} not begun: {event['reason']}",
+    "slice_waiting": lambda event: f"… {_units(event)} to come: {event['reason']}",
+    "slice_denied": lambda event: f"{FAILED_MARK} {_units(event)} not begun: {event['reason']}",
     "stage_started": lambda event: f"▶ stage {event['stage']!r} begins",
     "stage_finished": _stage_finished,
     "approval_asked": lambda event: f"… approval {event['id']!r} of {asker(event)} waits: {event['prompt']}",

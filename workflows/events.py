@@ -19,6 +19,8 @@ from workflows.wire import Stored, size
 
 Told = TypeVar("Told", bound=Stored)
 
+Unit = Literal["step", "item"]
+
 KEPT_EVENTS = 10_000
 # About 2 MB of memory in the worker for each cached run whose log events are short.
 PAGE_EVENTS = 1_000
@@ -159,9 +161,10 @@ class SliceStarted(Stored):
     """The child's."""
     phase: int | None = None
     first: str
-    """Identity of the first step."""
+    """Identity of the first step, or place of the first item."""
     step_count: int
-    """For a pipeline: items."""
+    unit: Unit = "step"
+    """What is counted: of a pipeline and a `for_each` items, each of which may take any number of steps."""
     tokens: int | None = None
     """Its allotment; None is no limit."""
 
@@ -172,9 +175,12 @@ class SliceFinished(Stored):
     type: Literal["slice_finished"] = "slice_finished"
     workflow_id: str
     succeeded: int
+    """Steps."""
     failed: int
     returned: int = 0
-    """Steps that it did not begin or could not pay for; a later slice has them."""
+    """Steps, or items, that it did not begin or could not pay for; a later slice has them."""
+    items: int | None = None
+    """Items that ended, where it carried items."""
     total_tokens: int = 0
     error: str | None = None
     """Why it was lost; its steps have failed with this text."""
@@ -185,6 +191,7 @@ class SliceWaiting(Stored):
 
     type: Literal["slice_waiting"] = "slice_waiting"
     step_count: int
+    unit: Unit = "step"
     reason: str
 
 
@@ -193,6 +200,7 @@ class SliceDenied(Stored):
 
     type: Literal["slice_denied"] = "slice_denied"
     step_count: int
+    unit: Unit = "step"
     reason: str
 
 

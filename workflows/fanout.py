@@ -16,7 +16,7 @@ from temporalio import workflow
 
 from workflows import budget, calls, wire
 from workflows.allotment import as_told
-from workflows.budget import Bundle, Ledger
+from workflows.budget import Ledger
 from workflows.children import Child, End, TopUp, child_options, end_of, lost
 from workflows.deadline import all_ended, cancel_all
 from workflows.errors import cut
@@ -28,7 +28,7 @@ from workflows.history import refuses_slices
 from workflows.progress import PhaseRecord
 from workflows.run import Announced, Run, Slot, compensating, current_stage
 from workflows.steps import Grant, StepStatus, Usage
-from workflows.supply import SLICE_BYTES, Ending, Piece, Supply
+from workflows.supply import SLICE_BYTES, Ending, Piece, Supply, bundle
 from workflows.window import sliding_window
 
 MOST_AT_ONCE = 4
@@ -168,7 +168,7 @@ class FanOut:
             return None  # what undoes is never denied; what it spends is charged all the same
 
         def waits(reason: str) -> None:
-            self._run.tell(SliceWaiting(step_count=len(pieces), reason=reason))
+            self._run.tell(SliceWaiting(step_count=len(pieces), unit=self._supply.unit, reason=reason))
             self._run.refresh_details()
 
         sharing = self._run.sharing
@@ -196,13 +196,15 @@ class FanOut:
         is_interrupted = await all_ended([starting])
         handle = starting.result()
         self._announced.begin(len(pieces))
-        record = run.board.open_slice(child_id, self._phase, len(pieces), workflow.now())
+        unit = self._supply.unit
+        record = run.board.open_slice(child_id, self._phase, len(pieces), workflow.now(), unit)
         run.tell(
             SliceStarted(
                 workflow_id=child_id,
                 phase=self._phase.index if self._phase else None,
                 first=pieces[0].name,
                 step_count=len(pieces),
+                unit=unit,
                 tokens=allotment.tokens if allotment else None,
             )
         )
@@ -299,6 +301,7 @@ class FanOut:
                 succeeded=report.succeeded,
                 failed=report.failed + (left if is_lost else 0),
                 returned=0 if is_lost else left,
+                items=len(child.pieces) - left if self._supply.unit == "item" else None,
                 total_tokens=spent.total_tokens,
                 error=end.lost,
             )
@@ -350,7 +353,8 @@ class FanOut:
         self._run.board.count(self._phase, 0, sum(ending.outcome is not None for _, ending in stopped))
         self._keep(stopped)
         if not is_told:
-            self._run.tell(SliceDenied(step_count=len(pieces), reason=reason or calls.CANCELLED_TEXT))
+            unit = self._supply.unit
+            self._run.tell(SliceDenied(step_count=len(pieces), unit=unit, reason=reason or calls.CANCELLED_TEXT))
 
     def _keep(self, ended: Iterable[tuple[Piece, Ending]]) -> None:
         run, now = self._run, workflow.now()
@@ -386,22 +390,6 @@ def _lanes(window: int, at_once: int | None) -> list[Lane]:
 
 def _shares(whole: int, count: int) -> list[int]:
     return [whole // count + (share < whole % count) for share in range(count)]
-
-
-def bundle(pieces: Sequence[Piece], sharing: int) -> Bundle:
-    """What the pieces ask for together."""
-    fresh = [piece.step.spec.max_tokens if piece.step else None for piece in pieces if piece.begun is None]
-    begun = [piece.begun for piece in pieces if piece.begun is not None]
-    previous = [(each, each.previous or Grant()) for each in begun]
-    return Bundle(
-        fresh=len(fresh),
-        sharing=sharing,
-        first_tokens=sum(min(cap or budget.FIRST_GRANT_TOKENS, budget.FIRST_GRANT_TOKENS) for cap in fresh),
-        resumed_tokens=sum(2 * max(each.at_least, held.tokens or 0) for each, held in previous),
-        resumed_usd=sum(2 * max(each.at_least_nanodollars, budget.nano(held.usd) or 0) for each, held in previous),
-        at_least=0 if fresh else min(each.at_least for each in begun),
-        at_least_usd=0 if fresh else min(each.at_least_nanodollars for each in begun),
-    )
 
 
 def _is_storable(piece: Piece) -> bool:

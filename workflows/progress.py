@@ -15,7 +15,7 @@ from typing import Literal
 
 from workflows.budget import BudgetSnapshot
 from workflows.errors import cut
-from workflows.events import rfc3339
+from workflows.events import Unit, rfc3339
 from workflows.steps import StepOutcome, StepStatus, Usage
 from workflows.wire import Stored
 
@@ -75,6 +75,8 @@ class SliceProgress(Stored):
     status: SliceState
     step_count: int
     """Of these, those that it gave back are neither succeeded nor failed."""
+    unit: Unit = "step"
+    """What is counted there. Succeeded and failed are steps."""
     succeeded: int = 0
     failed: int = 0
     begun: str
@@ -141,6 +143,7 @@ class SliceRecord:
     workflow_id: str
     phase: PhaseRecord | None
     step_count: int
+    unit: Unit
     begun: datetime
     status: SliceState = "running"
     succeeded: int = 0
@@ -206,9 +209,11 @@ class Board:
         if record.phase:
             record.phase.running -= 1
 
-    def open_slice(self, workflow_id: str, phase: PhaseRecord | None, step_count: int, now: datetime) -> SliceRecord:
-        """A child begins to carry steps."""
-        record = SliceRecord(workflow_id, phase, step_count, now)
+    def open_slice(
+        self, workflow_id: str, phase: PhaseRecord | None, step_count: int, now: datetime, unit: Unit = "step"
+    ) -> SliceRecord:
+        """A child begins to carry steps, or items."""
+        record = SliceRecord(workflow_id, phase, step_count, unit, now)
         self._slices.append(record)
         self._in_slices += step_count
         if phase:
@@ -305,6 +310,7 @@ def _slice_progress(record: SliceRecord) -> SliceProgress:
         phase=record.phase.index if record.phase else None,
         status=record.status,
         step_count=record.step_count,
+        unit=record.unit,
         succeeded=record.succeeded,
         failed=record.failed,
         begun=rfc3339(record.begun),
@@ -333,7 +339,7 @@ def _phase_line(phase: PhaseRecord) -> str:
 
 
 def _slice_line(record: SliceRecord) -> str:
-    return f"- `{record.workflow_id}`: {record.step_count} steps"
+    return f"- `{record.workflow_id}`: {record.step_count} {record.unit}s"
 
 
 def _failure_line(record: StepRecord) -> str:

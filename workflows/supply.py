@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
-from workflows import wire
+from workflows import budget, wire
+from workflows.budget import Bundle
 from workflows.calls import failed
 from workflows.errors import DuplicateTaskIds
+from workflows.events import Unit
 from workflows.handover import Begun, SliceReport, StepItem, StepsWork, Work, restored
-from workflows.steps import AgentStepSpec, StepOutcome, StepStatus
+from workflows.steps import AgentStepSpec, Grant, StepOutcome, StepStatus
 
 INLINE_STEPS = 1_000
 # Of one call, in the run's own history: 3,300 events and 0.8 MB, replayed in two seconds. What is larger runs in
@@ -102,6 +104,11 @@ class Supply(ABC, Generic[Source]):
         """What each child is given beside its pieces."""
         self._source: Iterator[Source] = chain(head, rest) if self.has_more else iter(head)
         self._came_back: deque[Piece] = deque()
+
+    @property
+    def unit(self) -> Unit:
+        """What is told of its pieces: steps, or items that may take any number of them."""
+        return "item"
 
     def slice_as_formerly(self) -> None:
         """Slices of the length that they had in histories before `LARGER_SLICES_PATCH`."""
@@ -233,6 +240,11 @@ class StepSupply(Supply[AgentStepSpec]):
         self._seen: set[str] | None = set() if self.has_more else None
 
     @property
+    def unit(self) -> Unit:
+        """See base class."""
+        return "step"
+
+    @property
     def expected(self) -> int:
         """See base class."""
         return self.known
@@ -277,6 +289,22 @@ def unfinished(step: StepItem, status: StepStatus, output: str) -> StepOutcome:
         return outcome
     spent = {"usage": step.begun.resume.usage, "attempts": max(1, step.begun.attempts)}
     return outcome.model_copy(update=spent)
+
+
+def bundle(pieces: Sequence[Piece], sharing: int) -> Bundle:
+    """What the pieces ask for together."""
+    fresh = [piece.step.spec.max_tokens if piece.step else None for piece in pieces if piece.begun is None]
+    begun = [piece.begun for piece in pieces if piece.begun is not None]
+    previous = [(each, each.previous or Grant()) for each in begun]
+    return Bundle(
+        fresh=len(fresh),
+        sharing=sharing,
+        first_tokens=sum(min(cap or budget.FIRST_GRANT_TOKENS, budget.FIRST_GRANT_TOKENS) for cap in fresh),
+        resumed_tokens=sum(2 * max(each.at_least, held.tokens or 0) for each, held in previous),
+        resumed_usd=sum(2 * max(each.at_least_nanodollars, budget.nano(held.usd) or 0) for each, held in previous),
+        at_least=0 if fresh else min(each.at_least for each in begun),
+        at_least_usd=0 if fresh else min(each.at_least_nanodollars for each in begun),
+    )
 
 
 def size_of(item: wire.Stored) -> int:

@@ -229,8 +229,24 @@ def test_every_event_has_its_text() -> None:
             {"type": "slice_finished", "workflow_id": "r/0", "succeeded": 0, "failed": 1, "error": "it was terminated"},
             "✗ run r/0 ended: 0 succeeded, 1 failed: it was terminated",
         ),
+        (
+            {"type": "slice_started", "workflow_id": "r/1", "first": "0.0: item 0", "step_count": 1, "unit": "item"},
+            "▶ run r/1 carries 1 item from 0.0: item 0",
+        ),
+        (
+            {"type": "slice_finished", "workflow_id": "r/1", "succeeded": 0, "failed": 0, "items": 400},
+            "✓ run r/1 ended: 400 items",
+        ),
+        (
+            {"type": "slice_finished", "workflow_id": "r/1", "succeeded": 7, "failed": 1, "items": 4, "returned": 2},
+            "✗ run r/1 ended: 4 items, of their steps 7 succeeded, 1 failed, 2 left to others",
+        ),
         ({"type": "slice_waiting", "step_count": 7, "reason": "held"}, "… 7 steps to come: held"),
         ({"type": "slice_denied", "step_count": 1, "reason": "exhausted"}, "✗ 1 step not begun: exhausted"),
+        (
+            {"type": "slice_denied", "step_count": 2, "unit": "item", "reason": "no"},
+            "✗ 2 items not begun: no",
+        ),
         (
             {"type": "phase_end", "name": "plan", "index": 0, "succeeded": 1, "failed": 2},
             "✗ phase 0 'plan' ended: 1 succeeded, 2 failed",

@@ -189,7 +189,7 @@ def test_question_in_a_child_is_answered_under_its_run(remote: Perdure, place: P
     [everywhere] = [each for each in remote("approvals", "--json").value if each["run"] == "large"]
     assert everywhere == asked
     shown = remote("show", "large").out.splitlines()
-    assert f"  carried by {asked['slice']}: 126" in shown
+    assert f"  carried by {asked['slice']}: 126 steps" in shown
     assert shown[-1] == "  perdure approve large 0.0:main.send-1 --deny --message 'why not'"
     assert remote("show", asked["slice"]).out.splitlines()[0].endswith("  child of large")
     told = "Approval '0.0:main.send-1' of run 'large' was answered by 'ann': {\"decision\": \"deny\"}\n"
