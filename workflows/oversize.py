@@ -167,8 +167,8 @@ class _PlainResult:
 def _many(stage: StageResult) -> Sequence[bytes] | Sequence[AgentOutput] | None:
     """The outputs of a stage that may have any number of them: what children carried as it is written."""
     output = stage.output
-    if isinstance(output, ForEachOutput) and output.carried is not None:
-        return output.carried.written
+    if isinstance(output, ForEachOutput):
+        return output.written
     return output.outputs if isinstance(output, PatternOutput) and output.is_of_many else None
 
 

@@ -183,7 +183,7 @@ class AgentWorkflow:
         """
         self.perdure.raise_if_cancelled()
         state = {**graph.initial_state, **(initial_state or {})}
-        result, is_cancelled = await walk(self, graph, state)
+        result, is_cancelled = await walk(self, graph, state, is_for_program=True)
         if is_cancelled:
             raise asyncio.CancelledError
         return result

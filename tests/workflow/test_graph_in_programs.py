@@ -9,11 +9,12 @@ import pytest
 from temporalio.client import Client
 from temporalio.exceptions import CancelledError
 
-from tests.definitions import edge, graph, stage
-from tests.graph_programs import Composed, SideBySide
+from tests.definitions import edge, graph, nested, stage
+from tests.graph_programs import Composed, Readers, SideBySide
 from tests.graphs import (
     FAILURE,
     asks,
+    each,
     fails,
     ref,
     row,
@@ -23,12 +24,13 @@ from tests.graphs import (
     until_told,
     writes,
 )
+from tests.slices import lower
 from tests.support import World, events_of, failure_of, served
 
 
 @pytest.fixture(scope="module")
 async def world(client: Client) -> AsyncIterator[World]:
-    async with served(client, Composed, SideBySide) as world:
+    async with served(client, Composed, Readers, SideBySide) as world:
         yield world
 
 
@@ -96,6 +98,20 @@ async def test_run_graph_brings_a_result_whatever_its_status(world: World) -> No
     }
     [_, result, after] = await world.run("Composed", plan)
     assert (result["status"], result["final_state"]["back"], after) == ("compensated", 1, "after")
+
+
+@pytest.mark.parametrize("inline", [2, 10], ids=["children", "run"])
+async def test_run_graph_brings_what_every_item_brought(
+    world: World, monkeypatch: pytest.MonkeyPatch, inline: int
+) -> None:
+    """A program reads it as it is, whether children carried the items or the run itself."""
+    lower(monkeypatch, inline, 2)
+    items = {"items": ["a", "b", "c"]}
+    inner = nested(stage("u", each(asks("echo"))), initial_state=items)
+    definition = row(stage("s", each(asks("echo", "{{item}}"))), stage("t", inner), initial_state=items)
+    handle = await world.start("Readers", definition)
+    assert await handle.result() == ["a", "b", "c", "Do it", "Do it", "Do it"]
+    assert bool(await events_of(handle, "slice_started")) == (inline == 2)
 
 
 async def test_run_graph_that_is_cancelled_compensates_then_raises(world: World) -> None:

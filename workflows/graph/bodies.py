@@ -256,15 +256,16 @@ class _Ended:
 
     def __init__(self, scope: Scope, items: list[JsonValue], *, is_carried: bool) -> None:
         self._scope, self._items, self._is_carried = scope, items, is_carried
-        self._outputs: list[StageOutput] = [] if is_carried else [EmptyOutput()] * len(items)
-        self._written = [written(EmptyOutput())] * len(items) if is_carried else []
+        self._is_written = is_carried and not scope.frame.is_for_program
+        self._outputs: list[StageOutput] = [] if self._is_written else [EmptyOutput()] * len(items)
+        self._written = [written(EmptyOutput())] * len(items) if self._is_written else []
         self._answers = [""] * len(items)
         self._failures: dict[int, str] = {}
 
     def keep(self, index: int, end: ItemEnd) -> None:
         """An item has ended."""
         answer = self._answers[index] = answer_of(end.output) if end.answer is None else end.answer
-        if self._is_carried:
+        if self._is_written:
             self._written[index] = written(end.output)
         else:
             self._outputs[index] = end.output
@@ -275,10 +276,11 @@ class _Ended:
 
     def output(self) -> ForEachOutput:
         """What the stage brings."""
-        if self._is_carried:
-            carried = CarriedOutputs(answers=tuple(self._answers), written=tuple(self._written))
-            return ForEachOutput(items=len(self._items)).carrying(carried)
-        return ForEachOutput(items=len(self._items), outputs=tuple(self._outputs))
+        output = ForEachOutput(items=len(self._items), outputs=tuple(self._outputs))
+        if not self._is_carried:
+            return output
+        as_json = tuple(self._written) if self._is_written else None
+        return output.carrying(CarriedOutputs(answers=tuple(self._answers), written=as_json))
 
     def failure(self) -> str | None:
         """Why the stage failed, if it did."""

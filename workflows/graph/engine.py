@@ -63,14 +63,17 @@ async def walk(
     *,
     carried: CarriedGraph | None = None,
     continuation: Continuation | None = None,
+    is_for_program: bool = False,
 ) -> tuple[WorkflowResult, bool]:
     """The result of a graph, and whether a cancel ended it; compensations have run when this returns.
 
     A graph nested in another (`outer`) obeys that one's policies beside its own. With a `continuation`, a history that
-    has grown long ends between two stages, and the next one goes on with what is then `carried`.
+    has grown long ends between two stages, and the next one goes on with what is then `carried`. `is_for_program` says
+    that a program reads the result.
     """
     begun = workflow.now() if carried is None else carried.begun_at
     frame = _framed(owner, graph, state, outer)
+    frame.is_for_program = is_for_program if outer is None else outer.is_for_program
     following = graph.start if carried is None else _taken_up(frame, carried)
     is_cancelled, failed = False, False
     try:

@@ -37,6 +37,8 @@ class Frame:
     cache: dict[str, JsonValue]
     """Results of idempotent actions; one for the whole run."""
     pace: Pace
+    is_for_program: bool = False
+    """Whether a program is given what the stages bring: then that is models, however many there are."""
     results: list[StageResult] = field(default_factory=list)
     executions: int = 0
     completed: list[str] = field(default_factory=list)

@@ -5,6 +5,7 @@ Source: car-workflow and car-engine; field names and tags are theirs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -177,12 +178,9 @@ class CarriedOutputs:
     """
 
     answers: tuple[str, ...]
-    written: tuple[bytes, ...]
-    """Each output as a history holds it, not nested so deep that nobody could read it."""
-
-    def read(self) -> list[JsonValue]:
-        """The outputs."""
-        return [from_json(output) for output in self.written]
+    written: tuple[bytes, ...] | None
+    """Each output as a history holds it, not nested so deep that nobody could read it. None where a program reads the
+    outputs: then they are models."""
 
 
 class ForEachOutput(Stored):
@@ -191,27 +189,36 @@ class ForEachOutput(Stored):
     type: Literal["for_each"] = "for_each"
     items: int
     outputs: tuple[StageOutput, ...] = ()
-    """Empty where there is `carried`, until it is written."""
+    """Empty where they are kept as JSON, until that is written."""
     _carried: CarriedOutputs | None = PrivateAttr(default=None)
 
     @property
     def carried(self) -> CarriedOutputs | None:
-        """The outputs, where children carried the items; None where the run itself did, and in a result."""
+        """What children brought, where they carried the items; None where the run itself did, and in a result."""
         return self._carried
 
+    @property
+    def written(self) -> tuple[bytes, ...] | None:
+        """The outputs, where they are kept as JSON."""
+        return None if self._carried is None else self._carried.written
+
     def carrying(self, carried: CarriedOutputs) -> ForEachOutput:
-        """The same, with the outputs of items that children carried."""
+        """The same, of items that children carried."""
         self._carried = carried
         return self
 
     def _held(self) -> dict[str, Any]:
         """See base class."""
-        return self.__dict__ if self._carried is None else {**self.__dict__, "outputs": tuple(self._carried.read())}
+        return self.__dict__ if self.written is None else {**self.__dict__, "outputs": tuple(_read(self.written))}
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written = super()._leave_out_defaults(handler)
-        return written if self._carried is None else {**written, "outputs": self._carried.read()}
+        return written if self.written is None else {**written, "outputs": _read(self.written)}
+
+
+def _read(written: Sequence[bytes]) -> list[JsonValue]:
+    return [from_json(output) for output in written]
 
 
 class DeliverOutput(Stored):
