@@ -52,7 +52,6 @@ BRIEF = EchoAgent(name="brief", answer=".")
 # So brief that one prompt takes the answers to 100,000 items.
 WRITE = {"type": "state_write", "parameters": {"key": "k", "value": "{{item}}"}}
 
-
 Graph = dict[str, Any]
 
 
@@ -186,8 +185,9 @@ def _results(steps: int, verbs: list[Run], hand: list[Run]) -> list[Result]:
     case, one = _case(steps, PHASE), _middle(verbs)
     rows = _alone(case, steps, one, most_bytes=MOST_BYTES)
     if hand:
-        other, each = _middle(hand), ([run.steps_per_second for run in runs] for runs in (verbs, hand))
-        ratio, sides = Ratio.of(*each), (f"{one.steps_per_second:.0f}", f"{other.steps_per_second:.0f}")
+        other = _middle(hand)
+        ratio = Ratio.of([run.steps_per_second for run in verbs], [run.steps_per_second for run in hand])
+        sides = f"{one.steps_per_second:.0f}", f"{other.steps_per_second:.0f}"
         is_met = ratio.median >= LEAST_RATIO
         rows.append(Result(case, "steps a second", f">= {LEAST_RATIO}", str(ratio), *sides, is_met))
         cpu = f"{one.cpu_seconds:.1f}", f"{other.cpu_seconds:.1f}"

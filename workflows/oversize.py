@@ -165,7 +165,7 @@ class _PlainResult:
 
 
 def _many(stage: StageResult) -> Sequence[bytes] | Sequence[AgentOutput] | None:
-    """The outputs of a stage that may have any number of them: what children carried as it is written."""
+    """The outputs of a stage that may have any number of them, what children carried as it is written; else None."""
     output = stage.output
     if isinstance(output, ForEachOutput):
         return output.written
@@ -206,8 +206,8 @@ def _with_outputs(
 
     Outputs that no payload takes are not read: `leave_out_outputs` leaves them out.
     """
-    read = (len(each) for each in outputs if type(each) is bytes)
-    least = sum(size for size in read if are_large_kept or size <= KEPT_OUTPUT_BYTES)
+    sizes = (len(each) for each in outputs if type(each) is bytes)
+    least = sum(size for size in sizes if are_large_kept or size <= KEPT_OUTPUT_BYTES)
     told, size = list[Any](), wire.size(around) + 1
     for first in range(0, len(outputs), OUTPUTS_AT_ONCE):
         part = [_written(output) for output in outputs[first : first + OUTPUTS_AT_ONCE]]

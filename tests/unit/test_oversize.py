@@ -1,4 +1,4 @@
-"""What items that children carried brought is trimmed as if the run had carried them, some at a time."""
+"""What children carried, or many agents answered, is trimmed some at a time, to the result that it has in one go."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def brought(text: str, value: JsonValue = 1.5) -> tuple[StageOutput, ...]:
 
 def carried(outputs: Sequence[StageOutput]) -> ForEachOutput:
     """The outputs as a run holds them whose children carried the items."""
-    carried = CarriedOutputs(answers=("",) * len(outputs), written=tuple(written(output) for output in outputs))
-    return ForEachOutput(items=len(outputs)).carrying(carried)
+    told = tuple(written(output) for output in outputs)
+    return ForEachOutput(items=len(outputs)).carrying(CarriedOutputs(answers=("",) * len(outputs), written=told))
 
 
 def result(*outputs: StageOutput) -> WorkflowResult:

@@ -95,7 +95,7 @@ async def test_pattern_without_an_answer_fails_and_keeps_its_outputs(world: Worl
 async def test_many_outputs_of_a_pattern_are_written_in_parts(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """With pauses between them, to the same result as few, also where the pattern failed; here from two on."""
+    """With pauses between them, to the same result as few, also where the pattern failed; here from three on."""
     step = pattern("fleet", "echo", "brief", "broken") if kind == "fleet" else pattern(kind, *["broken"] * 3)
     run = complete if kind == "fleet" else fail
     few = await run(world, graph(stage("s", step)))

@@ -10,8 +10,8 @@ from typing import assert_never
 
 from pydantic import JsonValue
 from temporalio import workflow
-from temporalio.workflow import patched
 
+from workflows import wire
 from workflows.approvals import ApprovalAnswer, ApprovalRequest
 from workflows.deadline import first_of, milliseconds
 from workflows.errors import PatternFailed, PerdureError, cut
@@ -59,7 +59,6 @@ from workflows.patterns.dispatch import run_pattern
 from workflows.run import current_stage
 from workflows.steps import MAX_CONCURRENCY, AgentSpec
 from workflows.window import sliding_window
-from workflows.wire import WRITTEN_IN_PARTS_PATCH
 
 MAX_PROMPT_LENGTH = 500
 # In an event; the query `approvals` has all of it.
@@ -134,7 +133,8 @@ async def coordinate(scope: Scope, step: PatternStep) -> StageOutput:
 
 def _marked_where_many(output: PatternOutput) -> PatternOutput:
     """The output, to be written in parts where it takes tenths of a second."""
-    return output.of_many() if len(output.outputs) > MANY_OUTPUTS and patched(WRITTEN_IN_PARTS_PATCH) else output
+    is_marked = len(output.outputs) > MANY_OUTPUTS and workflow.patched(wire.WRITTEN_IN_PARTS_PATCH)
+    return output.of_many() if is_marked else output
 
 
 def _prompted(scope: Scope, agent: AgentSpec) -> AgentSpec:
@@ -356,8 +356,7 @@ def _keep_item(scope: Scope, index: int, layer: dict[str, JsonValue], answer: st
     """What an item's body wrote, below the item's own keys: no item sees another's."""
     prefix = f"foreach.{scope.stage.id}.{index}"
     scope.state[f"{prefix}.item"], scope.state[f"{prefix}.answer"] = layer["item"], answer
-    written = {f"{prefix}.state.{key}": value for key, value in layer.items() if key != "item"}
-    scope.state.update(written)
+    scope.state.update({f"{prefix}.state.{key}": value for key, value in layer.items() if key != "item"})
 
 
 async def dedup(scope: Scope, step: DedupStep) -> StageOutput:

@@ -161,7 +161,7 @@ class ReviewOutput(Stored):
 
 
 class LoopOutput(Stored):
-    """A loop's last body output, and whether its condition came true."""
+    """What each round of a loop brought, and whether its condition came true."""
 
     type: Literal["loop"] = "loop"
     iterations: int
