@@ -38,7 +38,7 @@ from runtime.health import Health, answering
 from runtime.plugin import PerdurePlugin, check_folders, load_registry, load_workflows, serve_agents, workflow_name
 from runtime.settings import Settings
 from runtime.signals import asked_to_leave
-from runtime.tuning import collect_seldom, pollers, slots
+from runtime.tuning import collect_seldom, pollers, rate, slots
 from workflows.errors import PerdureError, ServerUnreachable, SettingsRejected
 
 if TYPE_CHECKING:
@@ -88,11 +88,7 @@ def build_worker(
         "graceful_shutdown_timeout": timedelta(seconds=settings.drain_seconds),
         **({} if "tuner" in worker_options else slots(settings, is_fixed=bool(SLOT_NUMBERS & worker_options.keys()))),
         **pollers(settings),
-        **(
-            {"max_task_queue_activities_per_second": settings.max_steps_per_second}
-            if settings.max_steps_per_second
-            else {}
-        ),
+        **rate(settings),
         **_versioning(settings),
         **worker_options,  # type: ignore[typeddict-item]
     }
@@ -138,7 +134,7 @@ def _code_id(named: Sequence[type]) -> str:
 @click.option("--task-queue", help="The task queue to serve (PERDURE_TASK_QUEUE).")
 @click.option("--address", help="Where Temporal is, as host:port (TEMPORAL_ADDRESS).")
 @click.option("--namespace", help="The namespace to serve (TEMPORAL_NAMESPACE).")
-@click.option("--blobs", help="The folder that keeps transcripts and large payloads (PERDURE_BLOBS).")
+@click.option("--blobs", help="The folder or s3://bucket/prefix of transcripts and large payloads (PERDURE_BLOBS).")
 def command(
     agents: Path | None,
     workflows: tuple[str, ...],
@@ -267,7 +263,7 @@ def _announce(worker: Worker, settings: Settings, registry: Registry) -> None:
     if settings.blobs is None and not is_local(address):
         log.warning(
             "no store: checkpoints over 3 KB are not kept, so after a crash such steps begin anew. "
-            "Set PERDURE_BLOBS to a folder that every worker reaches"
+            "Set PERDURE_BLOBS to a folder or a bucket that every worker reaches"
         )
 
 

@@ -24,20 +24,10 @@ SECRET_WORDS = ("api_key", "apikey", "authorization", "password", "secret", "cre
 # A field whose name holds one of these is never shown.
 
 CONTENT_FIELDS = frozenset(
-    {
-        "answer",
-        "answers",
-        "arguments",
-        "content",
-        "details",
-        "input",
-        "memo",
-        "messages",
-        "output",
-        "payload",
-        "payloads",
-    }
-    | {"prompt", "result", "structured", "transcript"}
+    (
+        *("answer", "answers", "arguments", "content", "details", "input", "memo", "messages"),
+        *("output", "payload", "payloads", "prompt", "result", "structured", "transcript"),
+    )
 )
 # Fields that hold what a run stores: shown by their kind and length only.
 

@@ -76,7 +76,6 @@ STICKY_TIMEOUT = timedelta(seconds=1)
 
 WORKER_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Worker).parameters.items()}
 
-
 ReplayHistories = Callable[
     [Replayer, AsyncIterator[WorkflowHistory]], AbstractAsyncContextManager[AsyncIterator[WorkflowReplayResult]]
 ]

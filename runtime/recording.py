@@ -25,7 +25,6 @@ LEFT_OUT = frozenset({"identity", "stackTrace"})
 STICKY = "TASK_QUEUE_KIND_STICKY"
 # The name of a worker's own queue holds its process id and host name too.
 
-
 FETCHED_AT_ONCE = 16
 # Payloads from the blob store; each may be 20 MB.
 

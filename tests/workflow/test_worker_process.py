@@ -174,7 +174,7 @@ async def test_worker_process_warns_of_a_service_without_a_store(
         assert (await worker.until("serving"))["store"] is None
         warned = await worker.until(
             "no store: checkpoints over 3 KB are not kept, so after a crash such steps begin anew. "
-            "Set PERDURE_BLOBS to a folder that every worker reaches"
+            "Set PERDURE_BLOBS to a folder or a bucket that every worker reaches"
         )
         assert warned["level"] == "warning"
 

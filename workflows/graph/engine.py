@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
 from temporalio import workflow
@@ -284,7 +284,7 @@ def _remember(frame: Frame, stage: Stage) -> None:
     frame.saga.push(stage.id, _undoing(frame, stage))
 
 
-def _undoing(frame: Frame, stage: Stage) -> Callable[[], Any]:
+def _undoing(frame: Frame, stage: Stage) -> Callable[[], Awaitable[None]]:
     async def undo() -> None:
         await frame.pace.keep(len(frame.state))
         written: dict[str, JsonValue] = {}

@@ -42,6 +42,8 @@ WITHOUT_EFFECT: dict[type[BaseModel], dict[str, tuple[Any, ...]]] = {
 }
 """Fields of other engines that are accepted; a value other than these (or null) would have changed something there."""
 
+WITHOUT_TURNS = "'max_turns' is 0, and an agent that is asked has one turn: it counts as 1."
+
 
 @dataclass(frozen=True)
 class Nested:
@@ -61,9 +63,6 @@ class Nested:
         for value in values:
             by_type[value["type"]].append(value)
         return [(self.models[kind], those) for kind, those in by_type.items()]
-
-
-WITHOUT_TURNS = "'max_turns' is 0, and an agent that is asked has one turn: it counts as 1."
 
 
 @cache
