@@ -51,7 +51,7 @@ class View:
     pending: list[Pending] = field(default_factory=list)
     """What steps in flight tell by their heartbeats."""
     place: str = ""
-    """The options that lead another command to the same Temporal."""
+    """The options that lead another command to the same runs."""
 
     def note(self, envelope: Json) -> None:
         """Take in the next event."""

@@ -65,7 +65,7 @@ def approvals(common: Common, run: str | None, task_queue: str | None, workflows
             print_json([waiting.to_json() for waiting in found])
             return COMPLETED
         for waiting in found:
-            click.echo("\n".join(question_lines(waiting.run, waiting.asked, common.place)))
+            click.echo("\n".join(question_lines(waiting.run, waiting.asked, session.place)))
         if not found:
             tell("Nothing waits for an answer.")
         return COMPLETED

@@ -185,7 +185,7 @@ class Follower:
 
 async def follow(session: Session, reader: RunReader, interrupted: asyncio.Event, *, is_lined: bool) -> Ending | None:
     """Show a run until it ends. `is_lined`: with --json, print one JSON line for each event instead of nothing."""
-    telling = _telling(reader.info.id, session.common.place)
+    telling = _telling(reader.info.id, session.place)
     if session.common.is_json:
         show, reporter = (print_json, StepReporter(_pending_json)) if is_lined else (_nothing, None)
         silent = Follower(reader, show, on_waiting=telling, reporter=reporter, needs_events=is_lined)
@@ -196,7 +196,7 @@ async def follow(session: Session, reader: RunReader, interrupted: asyncio.Event
             reader, lambda envelope: click.echo(event_line(envelope)), on_waiting=telling, reporter=reporter
         )
         return await lines.follow(interrupted)
-    view = View(reader.info, place=session.common.place)
+    view = View(reader.info, place=session.place)
 
     def wait(waiting: list[Json]) -> None:
         view.approvals = waiting

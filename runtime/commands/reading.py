@@ -71,7 +71,7 @@ def show(common: Common, run: str, workflows: tuple[str, ...]) -> int:
 
     async def body(session: Session) -> int:
         reader = await session.reader(run)
-        view = await _view(reader, common.place)
+        view = await _view(reader, session.place)
         ending = None if reader.info.is_open else await reader.ending()
         if common.is_json:
             told = {

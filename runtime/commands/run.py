@@ -157,7 +157,7 @@ async def _start(
     except WorkflowAlreadyStartedError as error:
         raise Fault(
             f"Run {workflow_id!r} is running already. "
-            f"Watch it with `perdure watch {workflow_id}{session.common.place}`, or give the new one another --id."
+            f"Watch it with `perdure watch {workflow_id}{session.place}`, or give the new one another --id."
         ) from error
 
 
@@ -166,7 +166,7 @@ def _detached(session: Session, workflow_id: str) -> int:
         print_json({"id": workflow_id, "task_queue": session.settings.task_queue})
         return COMPLETED
     click.echo(workflow_id)
-    command = f"perdure watch {workflow_id}{session.common.place}"
+    command = f"perdure watch {workflow_id}{session.place}"
     if session.common.is_local:
         tell(f"It has no worker once this command has ended. `{command}` brings one and watches it.")
     else:

@@ -119,7 +119,11 @@ def test_own_workflow_is_served_by_local(perdure: Perdure) -> None:
 def test_run_that_nobody_serves_says_so(perdure: Perdure, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a worker an open run cannot be read, and a closed one only with its code; each says what helps."""
     monkeypatch.setenv("PERDURE_TASK_QUEUE", LONELY)
-    perdure("run", "greeting:Greet", '"you"', "--local", "--id", "waits", "--detach")
+    detached = perdure("run", "greeting:Greet", '"you"', "--local", "--id", "waits", "--detach")
+    watching = "`perdure watch waits --local --workflows greeting:Greet`"
+    assert detached == Ran(
+        0, "waits\n", f"It has no worker once this command has ended. {watching} brings one and watches it.\n"
+    )
     shown = perdure("show", "waits", "--local")
     assert (shown.code, shown.err) == (0, "no worker is polling task queue 'lonely'\n")
     assert perdure("budget", "waits", "--local") == Ran(1, "", "no worker is polling task queue 'lonely'\n")
