@@ -17,6 +17,7 @@ from runtime.commands.drawing import Drawing, draw, walked_graphs, write
 from runtime.commands.hosting import answering
 from runtime.commands.options import COMPLETED, WRONG_USAGE, Common, Fault, shared
 from runtime.commands.session import Session, execute, faults, print_json, tell
+from runtime.texts import counted
 from workflows import wire
 from workflows.graph.chaining import Chained
 from workflows.graph.definition import GraphDefinition
@@ -54,7 +55,7 @@ def verify(
     unless --lenient says otherwise; warnings never do. With --chain, what one graph leaves the next may refer to.
     """
     with faults():
-        read, served = [read_graph(name) for name in files], served_by(agents)
+        read, served = [read_graph(name) for name in files], Served() if agents is None else served_by(agents)
         verdicts = _judged(read, given, served, is_chain=is_chain)
     if common.is_json:
         print_json([{"file": name, **verdict.model_dump(mode="json")} for name, verdict in verdicts])
@@ -115,23 +116,20 @@ def read_graph(name: str) -> tuple[str, str]:
 
 
 def served_by(agents: str | None) -> Served:
-    """What an agents.toml says that a worker has; nothing is known without one."""
-    if agents is None:
-        return Served()
+    """What an agents.toml says that a worker has; by default the one that a worker here would read."""
     from runtime.plugin import load_registry
     from runtime.settings import Settings
 
-    registry = load_registry(Settings.load(agents=Path(agents)))
+    registry = load_registry(Settings.load(agents=agents))
     return Served(registry.names(), registry.tools.names(), has_model=registry.default_model is not None)
 
 
 def _print(name: str, verdict: Verdict, *, is_accepted: bool) -> None:
-    """Each issue on a line that editors and CI understand, then what a run would do."""
+    """Each issue, then what a run would do."""
     for issue in verdict.issues:
-        where = ":".join(str(part) for part in (name, issue.line, issue.column) if part is not None)
-        click.echo(f"{where}: {issue.severity}: {issue.message}")
+        click.echo(issue_line(name, issue))
     counts = [
-        _count(len(verdict.with_severity(severity)), severity)
+        counted(len(verdict.with_severity(severity)), severity)
         for severity in ("error", "doubt", "warning")
         if verdict.with_severity(severity)
     ]
@@ -140,10 +138,16 @@ def _print(name: str, verdict: Verdict, *, is_accepted: bool) -> None:
     click.echo(f"{name}: {judged}{''.join(f', {count}' for count in counts)}{remedy}")
     if verdict.estimate is None:
         return
-    stages = _count(len(verdict.reachable_stages), "stage")
-    click.echo(f"  {stages} in {_count(len(verdict.waves), 'wave')}, {_steps(verdict.estimate)} in a run")
+    stages = counted(len(verdict.reachable_stages), "stage")
+    click.echo(f"  {stages} in {counted(len(verdict.waves), 'wave')}, {_steps(verdict.estimate)} in a run")
     waves = [f"  wave {number}: {_wave(verdict, wave)}" for number, wave in enumerate(verdict.waves, 1)]
     _print_some(waves, "waves")
+
+
+def issue_line(name: str, issue: Issue) -> str:
+    """An issue as editors and CI systems understand it."""
+    where = ":".join(str(part) for part in (name, issue.line, issue.column) if part is not None)
+    return f"{where}: {issue.severity}: {issue.message}"
 
 
 def _wave(verdict: Verdict, wave: Sequence[str]) -> str:
@@ -162,14 +166,10 @@ def _print_some(lines: Sequence[str], what: str) -> None:
 
 def _steps(estimate: Estimate) -> str:
     if estimate.most is None:
-        return f"at least {_count(estimate.least, 'agent step')}"
+        return f"at least {counted(estimate.least, 'agent step')}"
     if estimate.most == estimate.least:
-        return _count(estimate.least, "agent step")
-    return f"{estimate.least:,} to {_count(estimate.most, 'agent step')}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+        return counted(estimate.least, "agent step")
+    return f"{estimate.least:,} to {counted(estimate.most, 'agent step')}"
 
 
 @click.command("graph")

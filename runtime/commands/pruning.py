@@ -11,6 +11,7 @@ from runtime.commands.options import COMPLETED, Common, Fault, shared
 from runtime.commands.session import Session, execute, print_json
 from runtime.plugin import check_folders
 from runtime.pruning import Count, Pruned, prune
+from runtime.texts import counted
 
 DEFAULT_AGE = "7d"
 # A week to show, record or reset a run that has ended.
@@ -78,4 +79,4 @@ def _lines(pruned: Pruned, dry_run: bool) -> list[str]:
 
 
 def _told(count: Count, noun: str) -> str:
-    return f"{count.pieces:,} {noun}{'' if count.pieces == 1 else 's'} ({count.bytes / 1e6:,.1f} MB)"
+    return f"{counted(count.pieces, noun)} ({count.bytes / 1e6:,.1f} MB)"

@@ -17,11 +17,12 @@ from temporalio.common import Priority
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from runtime.commands.following import conclude, exit_code, follow
+from runtime.commands.graphs import served_by
 from runtime.commands.inputs import read_input, read_state
 from runtime.commands.options import COMPLETED, Common, Fault, shared, workflows_option
 from runtime.commands.session import Session, execute, faults, interruption, print_json, tell
 from runtime.commands.targets import Asked, Target, is_document, resolve
-from runtime.plugin import load_registry, load_workflows, workflow_name
+from runtime.plugin import load_workflows, workflow_name
 from runtime.settings import Settings
 from workflows import ALL_WORKFLOWS
 from workflows.errors import OptionsRejected, cut
@@ -219,10 +220,7 @@ def _refuse_unserved(workflow_type: str, modules: Sequence[str]) -> None:
 
 def _served(common: Common, agents: str | None) -> Served:
     """What will run a graph's agents: known where an agents.toml is named, or where --local serves the one here."""
-    if agents is None and not common.is_local:
-        return Served()
-    registry = load_registry(Settings.load(agents=agents))
-    return Served(registry.names(), registry.tools.names(), has_model=registry.default_model is not None)
+    return served_by(agents) if agents is not None or common.is_local else Served()
 
 
 def _check_agents(agents: str | None) -> None:

@@ -10,17 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.commands.graphs import STDIN, is_accepted
+from runtime.commands.graphs import STDIN, is_accepted, issue_line
 from runtime.commands.inputs import Document, kind_of, read_document
 from runtime.commands.options import Fault
 from runtime.plugin import load_workflows, workflow_name
+from runtime.texts import counted
 from workflows import GraphDefinition, parse_phases
 from workflows.errors import InputRejected
 from workflows.graph.chaining import Chained
 from workflows.graph.keys import GOAL
 from workflows.graph.reading import SUFFIXES
 from workflows.graph.step_checks import Served
-from workflows.graph.verdict import Issue, Verdict
+from workflows.graph.verdict import Verdict
 from workflows.graph.verify import examine
 from workflows.graph_workflows import ChainInput
 from workflows.parsing import parse
@@ -80,7 +81,7 @@ class _Judged:
             given=self.chained.given_to(source.value),
             served=served,
         )
-        self.lines += [_issue_line(source.name, issue) for issue in verdict.issues]
+        self.lines += [issue_line(source.name, issue) for issue in verdict.issues]
         if definition is None or not is_accepted(verdict, lenient=self.asked.is_lenient):
             self.refusals.append(_refusal(source.name, verdict))
         if definition is not None:
@@ -189,15 +190,8 @@ def _judged(sources: Sequence[Document], asked: Asked) -> _Judged:
     return judged
 
 
-def _issue_line(name: str, issue: Issue) -> str:
-    """An issue as `perdure verify` prints it."""
-    where = ":".join(str(part) for part in (name, issue.line, issue.column) if part is not None)
-    return f"{where}: {issue.severity}: {issue.message}"
-
-
 def _refusal(name: str, verdict: Verdict) -> str:
     errors, doubts = (len(verdict.with_severity(severity)) for severity in ("error", "doubt"))
-    found = [f"{count} {noun if count == 1 else noun + 's'}" for count, noun in ((errors, "error"), (doubts, "doubt"))]
-    counted = " and ".join(text for text, count in zip(found, (errors, doubts), strict=True) if count)
+    found = " and ".join(counted(count, noun) for count, noun in ((errors, "error"), (doubts, "doubt")) if count)
     remedy = "" if errors else " --lenient starts it all the same."
-    return f"{name}: {counted}; nothing was started.{remedy}"
+    return f"{name}: {found}; nothing was started.{remedy}"
