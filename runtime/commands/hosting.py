@@ -1,4 +1,4 @@
-"""Who answers for an open run where `--local` finds no worker: one of this call's own, that starts no step."""
+"""The worker that `--local` brings for an open run: one that carries it, or one that answers and starts no step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,29 @@ from contextlib import asynccontextmanager
 
 from temporalio.client import WorkflowQueryFailedError
 
-from runtime.commands.session import Session
+from runtime.commands.options import Fault
+from runtime.commands.session import NAME_ITS_MODULE, Session
 from runtime.watching import NoAnswer, RunReader, has_worker
+
+
+@asynccontextmanager
+async def carried(session: Session, reader: RunReader) -> AsyncIterator[None]:
+    """With `--local` the run goes on in this process, unless its workflow is not known here: then in another one.
+
+    Raises `Fault` where no other has it: a worker of this call's would take the run, and fail it again and again.
+    """
+    is_carried = not session.common.is_local or not reader.info.is_open or session.serves(reader.info.type)
+    if is_carried:
+        await session.tell_open_runs()
+        async with session.worker():
+            yield
+        return
+    if not await is_answered(session, reader):
+        raise Fault(
+            f"Run {reader.info.id!r} cannot go on here: its workflow type {reader.info.type!r} is not known. "
+            f"{NAME_ITS_MODULE}"
+        )
+    yield
 
 
 @asynccontextmanager

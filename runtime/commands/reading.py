@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import click
 
 from runtime.commands.following import Follower, conclude, exit_code, follow
-from runtime.commands.hosting import is_answered
+from runtime.commands.hosting import carried
 from runtime.commands.options import (
     COMPLETED,
     INTERRUPTED,
     NOT_COMPLETED,
     Common,
-    Fault,
     run_argument,
     shared,
     workflows_option,
 )
-from runtime.commands.session import NAME_ITS_MODULE, Session, execute, interruption, print_json, tell
+from runtime.commands.session import Session, execute, interruption, print_json, tell
 from runtime.endings import GRAPH_WORKFLOWS, closing_line, ending_lines, graph_results
 from runtime.listing import STATUS_NAMES, list_runs
 from runtime.report import View, event_line, progress_lines, run_line
@@ -128,28 +125,11 @@ def watch(common: Common, run: str, workflows: tuple[str, ...]) -> int:
     async def body(session: Session) -> int:
         reader = await session.reader(run)
         with interruption() as interrupted:
-            async with _carried(session, reader):
+            async with carried(session, reader):
                 ending = await follow(session, reader, interrupted, is_lined=True)
                 return await conclude(session, reader, ending)
 
     return execute(common, body, workflows=workflows)
-
-
-@asynccontextmanager
-async def _carried(session: Session, reader: RunReader) -> AsyncIterator[None]:
-    """With `--local` the run goes on in this process, unless its workflow is not known here: then in another one."""
-    is_carried = not session.common.is_local or not reader.info.is_open or session.serves(reader.info.type)
-    if is_carried:
-        await session.tell_open_runs()
-        async with session.worker():
-            yield
-        return
-    if not await is_answered(session, reader):
-        raise Fault(
-            f"Run {reader.info.id!r} cannot go on here: its workflow type {reader.info.type!r} is not known. "
-            f"{NAME_ITS_MODULE}"
-        )
-    yield
 
 
 @click.command("events")
@@ -184,8 +164,9 @@ def events(common: Common, run: str, after: int, is_following: bool, workflows: 
 @click.command("result")
 @run_argument
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until the run has ended.")
+@workflows_option
 @shared
-def result(common: Common, run: str, is_waiting: bool) -> int:
+def result(common: Common, run: str, is_waiting: bool, workflows: tuple[str, ...]) -> int:
     """Print the result of a run that has ended, as JSON.
 
     A run of stage graphs has a result however it ended; on stderr it is told stage by stage.
@@ -194,9 +175,9 @@ def result(common: Common, run: str, is_waiting: bool) -> int:
     async def body(session: Session) -> int:
         reader = await session.reader(run)
         if reader.info.is_open and not is_waiting:
-            return _no_result_yet(common, reader.info)
+            return _no_result_yet(session, reader.info)
         if reader.info.is_open:
-            async with session.worker():
+            async with carried(session, reader):
                 ending = await reader.ending()
         else:
             ending = await reader.ending()
@@ -213,13 +194,13 @@ def result(common: Common, run: str, is_waiting: bool) -> int:
             tell(closing_line(info, ending))
         return exit_code(ending)
 
-    return execute(common, body)
+    return execute(common, body, workflows=workflows)
 
 
-def _no_result_yet(common: Common, info: RunInfo) -> int:
-    if common.is_json:
+def _no_result_yet(session: Session, info: RunInfo) -> int:
+    if session.common.is_json:
         print_json({**info.to_json(), "result": None, "failure": None})
     else:
-        again = f"perdure result {info.id} --wait{common.place}"
+        again = f"perdure result {info.id} --wait{session.place}"
         tell(f"Run {info.id!r} is {info.status}. Wait for its result with `{again}`.")
     return NOT_COMPLETED

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from runtime.commands.following import Follower, conclude, exit_code
+from runtime.commands.hosting import carried
 from runtime.commands.options import COMPLETED, Common, Fault, run_argument, shared, workflows_option
 from runtime.commands.session import Session, execute, interruption, print_json, tell
 from runtime.endings import closing_line
@@ -99,11 +100,12 @@ def cancel(common: Common, run: str, reason: str, no_wait: bool, workflows: tupl
         reader = await session.reader(run)
         if not reader.info.is_open:
             raise Fault(f"Run {reader.info.id!r} has ended already ({reader.info.status}).")
-        await reader.handle.cancel(reason=reason)
         if no_wait:
+            await reader.handle.cancel(reason=reason)
             return _requested(common, reader)
         with interruption() as interrupted:
-            async with session.worker():
+            async with carried(session, reader):
+                await reader.handle.cancel(reason=reason)
                 return await _await_end(session, reader, interrupted)
 
     return execute(common, body, workflows=workflows)

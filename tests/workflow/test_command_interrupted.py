@@ -55,12 +55,12 @@ def test_run_of_ones_own_goes_on_where_its_module_is_named(place: Place, perdure
         "Run 'mine' is not lost: it goes on at the next `perdure … --local` in this folder, for example "
         "`perdure watch mine --local --workflows greeting:Greet`."
     )
-    assert perdure("watch", "mine", "--local") == Ran(
-        2,
-        "",
+    refused = (
         "Run 'mine' cannot go on here: its workflow type 'Greet' is not known. Name that workflow's module with "
-        "--workflows, or in PERDURE_WORKFLOWS.\n",
+        "--workflows, or in PERDURE_WORKFLOWS.\n"
     )
+    for command in (("watch", "mine"), ("result", "mine", "--wait"), ("cancel", "mine")):
+        assert perdure(*command, "--local") == Ran(2, "", refused)
     other = perdure("run", "Steps", "[]", "--local")
     assert (other.code, "Traceback" in other.err) == (0, False)
     assert (
