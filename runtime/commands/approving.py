@@ -187,14 +187,14 @@ def approve(
             waiting = await _chosen(reader, approval)
             asked = waiting.asked
             answer = given_answer(reader.info.id, asked, fields, response, is_denied=deny)
-            taken = await _send(waiting.taker, {"id": asked.id, "response": answer, "answered_by": who})
+            taken = await _send(session, waiting.taker, {"id": asked.id, "response": answer, "answered_by": who})
         if common.is_json:
             print_json({"run": reader.info.id, **taken})
             return COMPLETED
         told = one_line(json.dumps(taken["response"], ensure_ascii=False))
         click.echo(f"Approval {asked.id!r} of run {reader.info.id!r} was answered by {who!r}: {told}")
         if is_brought:
-            tell(f"The run goes on at the next --local: `perdure watch {reader.info.id}{session.place}`.")
+            tell(f"The run goes on at the next --local: `{session.again('watch', reader.info.id)}`.")
         return COMPLETED
 
     return execute(common, body, workflows=workflows)
@@ -250,7 +250,7 @@ async def _how_answered(reader: RunReader, name: str) -> str | None:
     return None
 
 
-async def _send(reader: RunReader, answer: Json) -> Json:
+async def _send(session: Session, reader: RunReader, answer: Json) -> Json:
     """What the run has taken down."""
     try:
         refuse_oversized(answer["response"])
@@ -264,9 +264,8 @@ async def _send(reader: RunReader, answer: Json) -> Json:
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
         queue = reader.info.task_queue
         why = f"no worker of task queue {queue!r} has taken it for {ANSWER_LIMIT.total_seconds():g} s"
-        raise NoAnswer(
-            f"The answer was sent, and {why}. It may still be taken: look with `perdure approvals {reader.info.id}`."
-        ) from error
+        looking = session.again("approvals", reader.info.id)
+        raise NoAnswer(f"The answer was sent, and {why}. It may still be taken: look with `{looking}`.") from error
     except RPCError as error:
         if error.status is RPCStatusCode.UNAVAILABLE:
             raise

@@ -6,6 +6,7 @@ Law: a picture of a run says of each stage what the run itself says; what nobody
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ async def _graphs_of(reader: RunReader) -> tuple[GraphDefinition, ...]:
     if info.type not in GRAPH_WORKFLOWS:
         raise Fault(
             f"Run {info.id!r} is of the type {info.type!r}, and only runs of {' and '.join(GRAPH_WORKFLOWS)} have a "
-            f"graph to draw. See it with `perdure show {info.id}`."
+            f"graph to draw. See it with `perdure show {shlex.quote(info.id)}`."
         )
     given: Any = next(iter(await reader.arguments()), None)
     try:

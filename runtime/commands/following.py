@@ -260,14 +260,11 @@ def exit_code(ending: Ending) -> int:
 
 def _tell_detached(session: Session, reader: RunReader) -> None:
     name = reader.info.id
+    watching = session.again("watch", name)
     if session.common.is_local:
         tell(
             f"Run {name!r} is not lost: it goes on at the next `perdure … --local` in this folder, "
-            f"for example `perdure watch {name}{session.place}`."
+            f"for example `{watching}`."
         )
     else:
-        place = session.place
-        tell(
-            f"Run {name!r} goes on. Watch it with `perdure watch {name}{place}`, "
-            f"or end it with `perdure cancel {name}{place}`."
-        )
+        tell(f"Run {name!r} goes on. Watch it with `{watching}`, or end it with `{session.again('cancel', name)}`.")

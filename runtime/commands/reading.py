@@ -201,6 +201,5 @@ def _no_result_yet(session: Session, info: RunInfo) -> int:
     if session.common.is_json:
         print_json({**info.to_json(), "result": None, "failure": None})
     else:
-        again = f"perdure result {info.id} --wait{session.place}"
-        tell(f"Run {info.id!r} is {info.status}. Wait for its result with `{again}`.")
+        tell(f"Run {info.id!r} is {info.status}. Wait for its result with `{session.again('result', info.id)} --wait`.")
     return NOT_COMPLETED

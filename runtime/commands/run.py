@@ -158,7 +158,7 @@ async def _start(
     except WorkflowAlreadyStartedError as error:
         raise Fault(
             f"Run {workflow_id!r} is running already. "
-            f"Watch it with `perdure watch {workflow_id}{session.place}`, or give the new one another --id."
+            f"Watch it with `{session.again('watch', workflow_id)}`, or give the new one another --id."
         ) from error
 
 
@@ -167,11 +167,11 @@ def _detached(session: Session, workflow_id: str) -> int:
         print_json({"id": workflow_id, "task_queue": session.settings.task_queue})
         return COMPLETED
     click.echo(workflow_id)
-    command = f"perdure watch {workflow_id}{session.place}"
+    watching = session.again("watch", workflow_id)
     if session.common.is_local:
-        tell(f"It has no worker once this command has ended. `{command}` brings one and watches it.")
+        tell(f"It has no worker once this command has ended. `{watching}` brings one and watches it.")
     else:
-        tell(f"Watch it with `{command}`.")
+        tell(f"Watch it with `{watching}`.")
     return COMPLETED
 
 

@@ -76,6 +76,10 @@ class Session:
         modules = [f" --workflows {shlex.quote(name)}" for name in self.named]
         return "".join([self.common.place, *modules])
 
+    def again(self, subcommand: str, run: str) -> str:
+        """The command that does something with a run of the same Temporal, as it can be pasted."""
+        return f"perdure {subcommand} {shlex.quote(run)}{self.place}"
+
     def serves(self, workflow_type: str) -> bool:
         """Whether a worker of this call's knows a workflow type."""
         names = {workflow_name(served) for served in (*ALL_WORKFLOWS, *self.workflows)}

@@ -119,22 +119,22 @@ def test_own_workflow_is_served_by_local(perdure: Perdure) -> None:
 def test_run_that_nobody_serves_says_so(perdure: Perdure, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a worker an open run cannot be read, and a closed one only with its code; each says what helps."""
     monkeypatch.setenv("PERDURE_TASK_QUEUE", LONELY)
-    detached = perdure("run", "greeting:Greet", '"you"', "--local", "--id", "waits", "--detach")
-    watching = "`perdure watch waits --local --workflows greeting:Greet`"
+    detached = perdure("run", "greeting:Greet", '"you"', "--local", "--id", "it waits", "--detach")
+    watching = "`perdure watch 'it waits' --local --workflows greeting:Greet`"
     assert detached == Ran(
-        0, "waits\n", f"It has no worker once this command has ended. {watching} brings one and watches it.\n"
+        0, "it waits\n", f"It has no worker once this command has ended. {watching} brings one and watches it.\n"
     )
-    shown = perdure("show", "waits", "--local")
+    shown = perdure("show", "it waits", "--local")
     assert (shown.code, shown.err) == (0, "no worker is polling task queue 'lonely'\n")
-    assert perdure("budget", "waits", "--local") == Ran(1, "", "no worker is polling task queue 'lonely'\n")
-    asyncio.run(terminate(place.address, "waits"))
-    assert perdure("budget", "waits", "--local") == Ran(
+    assert perdure("budget", "it waits", "--local") == Ran(1, "", "no worker is polling task queue 'lonely'\n")
+    asyncio.run(terminate(place.address, "it waits"))
+    assert perdure("budget", "it waits", "--local") == Ran(
         1,
         "",
-        "Run 'waits' (Greet) has ended, no worker of task queue 'lonely' answers, and its history cannot be replayed "
-        "here: the workflow type 'Greet' is not known. Name its module with --workflows, or start a worker.\n",
+        "Run 'it waits' (Greet) has ended, no worker of task queue 'lonely' answers, and its history cannot be "
+        "replayed here: the workflow type 'Greet' is not known. Name its module with --workflows, or start a worker.\n",
     )
-    ended = perdure("result", "waits", "--local", "--json").value
+    ended = perdure("result", "it waits", "--local", "--json").value
     assert (ended["status"], ended["failure"]) == ("terminated", {"type": None, "message": "enough"})
 
 
