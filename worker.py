@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import signal
 import sys
@@ -21,19 +20,13 @@ import click
 import structlog
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
-from temporalio.runtime import (
-    LogForwardingConfig,
-    LoggingConfig,
-    PrometheusConfig,
-    Runtime,
-    TelemetryConfig,
-    TelemetryFilter,
-)
+from temporalio.runtime import PrometheusConfig, Runtime
 from temporalio.worker import Worker, WorkerConfig, WorkerDeploymentConfig
 
 import workflows as perdure_workflows
 from runtime import logs
 from runtime.connect import connect, is_local
+from runtime.core import core
 from runtime.health import Health, answering
 from runtime.plugin import PerdurePlugin, check_folders, load_registry, load_workflows, serve_agents, workflow_name
 from runtime.settings import Settings
@@ -225,17 +218,10 @@ async def _run(worker: Worker, settings: Settings, leave: asyncio.Event, health:
 
 
 def _runtime(settings: Settings) -> Runtime:
-    """The SDK's core: its warnings go our way, its metrics to Prometheus where an address is set."""
-    forwarding = LogForwardingConfig(
-        logging.getLogger("temporalio.core"), append_target_to_name=False, prepend_target_on_message=False
-    )
+    """The SDK's core; its metrics go to Prometheus where an address is set."""
     address = settings.metrics_address
-    telemetry = TelemetryConfig(
-        logging=LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarding),
-        metrics=None if address is None else PrometheusConfig(bind_address=address),
-    )
     try:
-        return Runtime(telemetry=telemetry)
+        return core(None if address is None else PrometheusConfig(bind_address=address))
     except (RuntimeError, ValueError) as error:
         raise SettingsRejected(f"PERDURE_METRICS_ADDRESS is {address!r}, which cannot be served ({error}).") from None
 

@@ -19,17 +19,12 @@ from typing import Any
 
 import click
 from temporalio.client import Client
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
-from runtime.commands.options import (
-    INTERRUPTED,
-    NOT_COMPLETED,
-    UNREACHABLE,
-    Common,
-    Fault,
-)
+from runtime.commands.options import INTERRUPTED, NOT_COMPLETED, UNREACHABLE, Common, Fault
 from runtime.connect import connect
+from runtime.core import core
 from runtime.listing import latest_run, open_runs
 from runtime.local import LOCAL_FOLDER, local_server
 from runtime.plugin import check_folders, load_workflows, workflow_name
@@ -161,12 +156,7 @@ def _quieten(settings: Settings, *, is_serving: bool) -> None:
         logs.configure(level, settings.log_format, library_level=settings.library_log_level)
     else:
         logging.getLogger().setLevel(logging.ERROR)
-    forwarding = LogForwardingConfig(
-        logging.getLogger("temporalio.core"), append_target_to_name=False, prepend_target_on_message=False
-    )
-    filter_ = TelemetryFilter(core_level="WARN", other_level="ERROR")
-    telemetry = TelemetryConfig(logging=LoggingConfig(filter_, forwarding=forwarding))
-    Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
+    Runtime.set_default(core(), error_if_already_set=False)
 
 
 @contextmanager
