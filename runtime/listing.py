@@ -21,8 +21,8 @@ STATUS_NAMES = {
 
 
 async def latest_run(client: Client, task_queue: str) -> str | None:
-    """The id of the run that was started last on a task queue; children of other runs do not count."""
-    own = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL"
+    """The id of the run that was started last on a task queue."""
+    own = _of(task_queue)
     latest: str | None = None
     since: datetime | None = None
     while True:
@@ -39,16 +39,21 @@ async def latest_run(client: Client, task_queue: str) -> str | None:
 
 async def open_runs(client: Client, task_queue: str) -> list[tuple[str, str]]:
     """Id and type of each unfinished run of a task queue."""
-    query = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL AND ExecutionStatus = 'Running'"
+    query = f"{_of(task_queue)} AND ExecutionStatus = 'Running'"
     return [(execution.id, execution.workflow_type) async for execution in client.list_workflows(query)]
 
 
 async def list_runs(client: Client, task_queue: str, status: str | None, limit: int) -> list[RunInfo]:
-    """Runs of a task queue, open ones first, then the latest closed; children of other runs do not count."""
-    query = f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL"
+    """Runs of a task queue, open ones first, then the latest closed."""
+    query = _of(task_queue)
     if status is not None:
         query += f" AND ExecutionStatus = {quoted(STATUS_NAMES[status])}"
     return [run_info(execution) async for execution in client.list_workflows(query, limit=limit)]
+
+
+def _of(task_queue: str) -> str:
+    """The list filter for runs of a task queue."""
+    return f"TaskQueue = {quoted(task_queue)} AND ParentWorkflowId IS NULL"
 
 
 def quoted(value: str) -> str:

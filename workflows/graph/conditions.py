@@ -64,7 +64,7 @@ def _is_part_of_text(held: JsonValue, named: JsonValue) -> bool:
     return isinstance(held, str) and isinstance(named, str) and named in held
 
 
-def _contains_form(held: JsonValue, named: JsonValue) -> bool:
+def _contains(held: JsonValue, named: JsonValue) -> bool:
     if isinstance(held, list):
         return any(same(item, named) for item in held)
     return as_text(named) in as_text(held)
@@ -97,7 +97,7 @@ ACTION_TESTS: dict[str, Test] = {
     "eq": same,
     "neq": _differs,
     **{name: _ordered(compare, texts=False) for name, compare in ORDERS.items()},
-    "contains": _contains_form,
+    "contains": _contains,
 }
 
 OPERATORS = ("exists", "not_exists", *EDGE_TESTS)

@@ -46,8 +46,8 @@ WITHOUT_TURNS = "'max_turns' is 0, and an agent that is asked has one turn: it c
 
 
 @dataclass(frozen=True)
-class Nested:
-    """What a field holds: models, told apart by `type` where there are several."""
+class Held:
+    """The models that a field holds, told apart by `type` where there are several."""
 
     models: dict[str | None, type[BaseModel]]
 
@@ -57,7 +57,7 @@ class Nested:
 
     def sorted_out(self, values: list[dict[str, Any]]) -> Iterable[tuple[type[BaseModel], list[dict[str, Any]]]]:
         """Values by their models."""
-        if not values or None in self.models:
+        if None in self.models:
             return [(self.models[None], values)] if values else []
         by_type: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for value in values:
@@ -66,18 +66,18 @@ class Nested:
 
 
 @cache
-def fields_of(model: type[BaseModel]) -> dict[str, Nested | None]:
+def fields_of(model: type[BaseModel]) -> dict[str, Held | None]:
     """Every field by the name that people write, and what models it holds."""
-    return {field.alias or name: _nested(field.annotation) for name, field in model.model_fields.items()}
+    return {field.alias or name: _held(field.annotation) for name, field in model.model_fields.items()}
 
 
-def _nested(annotation: Any) -> Nested | None:
+def _held(annotation: Any) -> Held | None:
     models = list(_models(annotation))
     if not models:
         return None
     if len(models) == 1:
-        return Nested({None: models[0]})
-    return Nested({model.model_fields["type"].default: model for model in models})
+        return Held({None: models[0]})
+    return Held({model.model_fields["type"].default: model for model in models})
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -155,8 +155,8 @@ def _mistake(value: Any, mistake: Any) -> Finding:
 
 
 def _types(path: Path) -> str:
-    nested = fields_of(Stage)["compensation" if path[-1] == "compensation" else "step"]
-    return f"The types are {listed(sorted(str(tag) for tag in nested.models))}." if nested else ""
+    held = fields_of(Stage)["compensation" if path[-1] == "compensation" else "step"]
+    return f"The types are {listed(sorted(str(tag) for tag in held.models))}." if held else ""
 
 
 def _path(value: Any, loc: tuple[str | int, ...]) -> tuple[Path, list[str], Path]:
@@ -205,10 +205,10 @@ def unknown_fields(value: dict[str, Any]) -> Iterator[Finding]:
         if model is AgentSpec and item.get("max_turns") == 0:
             subject = f"stage {stage_id!r}: " if stage_id else ""
             yield Finding("warning", f"{subject}{WITHOUT_TURNS}", (*path, "max_turns"), stage_id=stage_id)
-        for name, nested in holding:
+        for name, held in holding:
             if name in item:
                 waiting += [
-                    (inner, nested.of(inner), (*path, name, *part), stage_id) for part, inner in _objects(item[name])
+                    (inner, held.of(inner), (*path, name, *part), stage_id) for part, inner in _objects(item[name])
                 ]
 
 
@@ -222,9 +222,9 @@ def _needs_no_word(value: dict[str, Any]) -> bool:
             return False
         if model is AgentSpec and any(item.get("max_turns") == 0 for item in items):
             return False
-        for name, nested in holding:
-            held = [inner for item in items if (found := item.get(name)) for inner in _dicts(found)]
-            waiting += nested.sorted_out(held)
+        for name, held in holding:
+            objects = [inner for item in items if (found := item.get(name)) for inner in _dicts(found)]
+            waiting += held.sorted_out(objects)
     return True
 
 
@@ -233,14 +233,14 @@ def _dicts(found: Any) -> Iterable[dict[str, Any]]:
 
 
 @cache
-def _sorted_out(model: type[BaseModel]) -> tuple[frozenset[str], list[tuple[str, Nested]]]:
+def _sorted_out(model: type[BaseModel]) -> tuple[frozenset[str], list[tuple[str, Held]]]:
     """The names of a model that need no look, and its fields that hold models.
 
     A field that is written otherwise in Python (an edge's `source`) is read by that name too, so it is no doubt.
     """
     fields = fields_of(model)
     ordinary = frozenset((fields.keys() | model.model_fields.keys()) - WITHOUT_EFFECT.get(model, {}).keys())
-    return ordinary, [(name, nested) for name, nested in fields.items() if nested is not None]
+    return ordinary, [(name, held) for name, held in fields.items() if held is not None]
 
 
 def _objects(value: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
