@@ -78,6 +78,18 @@ async def test_references_that_blow_up_fail_their_stage(world: World, value: Any
     assert error_of(result, "a") == told
 
 
+async def test_reference_to_what_is_deep_and_large_fails_its_stage(world: World) -> None:
+    """What is nested deeper than anybody can measure is refused for that, however large it is."""
+    deep: Any = "x" * 400_000
+    for _ in range(150):
+        deep = [deep]
+    around: Any = "{{deep}}"
+    for _ in range(150):
+        around = [around]
+    result = await fail(world, graph(stage("a", writes(n=around)), initial_state={"deep": deep}))
+    assert error_of(result, "a") == "with its references replaced, a value nests more than 100 deep"
+
+
 async def test_goal_stands_before_every_task(world: World) -> None:
     """State key `goal`, and each pattern's task begins with it; nobody else's `goal` counts."""
     definition = row(stage("a", asks("echo", "Look")), goal="Be good", initial_state={"goal": "Be bad"})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,8 +98,9 @@ def refuse_large(size: int, limit: int = wire.MAX_PAYLOAD_BYTES, subject: str = 
 
 def _refuse_overgrown(value: JsonValue) -> int:
     """How many lists and objects a value holds. Raises `StageFailed` where it is more than a run can carry."""
-    if not wire.fits(value):
-        refuse_large(wire.size(value), wire.largest_payload())
+    with suppress(ValueError):  # it is nested too deep to be measured, and refused for that
+        if not wire.fits(value):
+            refuse_large(wire.size(value), wire.largest_payload())
     depth, parts, level = 0, 0, _containers([value])
     while level:
         depth, parts, level = depth + 1, parts + len(level), _containers(item for each in level for item in each)
