@@ -38,6 +38,7 @@ IMPORT_NAMES = ("workflows", "activities", "runtime", "worker", "starter")
 """perdure's top-level names, which a folder of the user's may shadow."""
 
 BINARY_LIMIT_SECONDS = 10
+# It tells its version at once; a machine under load gets more.
 
 NO_PIECE = "doctor"
 # No piece has this key; asking for it shows whether the store answers.

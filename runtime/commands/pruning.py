@@ -35,7 +35,9 @@ class Age(click.ParamType[timedelta]):
             self.fail(f"{value!r} is no span of time. Write it as 90m, 12h, 7d or 4w.", param, ctx)
         age = timedelta(**{UNITS[found[2]]: int(found[1])})
         if age < SHORTEST_AGE:
-            self.fail(f"{value!r} is too short: what a run is about to need may be an hour old.", param, ctx)
+            self.fail(
+                f"{value!r} is too short: what a run is about to need may be an hour old. The least is 1h.", param, ctx
+            )
         return age
 
 

@@ -205,7 +205,7 @@ def test_prune_from_the_command_line(
     counts = dict.fromkeys(("payloads", "checkpoints", "kept", "unknown"), nothing)
     assert json.loads(capsys.readouterr().out) == {"dry_run": True, "older_than_seconds": 2_419_200.0, **counts}
     for wrong, told in (
-        ("5m", "is too short: what a run is about to need may be an hour old."),
+        ("5m", "is too short: what a run is about to need may be an hour old. The least is 1h."),
         ("soon", "is no span"),
     ):
         assert starter.invoke(["prune", "--older-than", wrong]) == 2

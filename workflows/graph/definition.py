@@ -17,6 +17,7 @@ from workflows.wire import Stored
 DEFAULT_MAX_ITERATIONS = 100
 # Stage executions of one run, all stages together: car's loop guard.
 DEFAULT_MAX_RETRIES = 3
+# Of an action that is tried again, after its first attempt: car's number.
 
 PatternKind = Literal[
     "swarm_parallel",
