@@ -35,7 +35,7 @@ NOTHING = Usage()
 RECENT_IDS = 2_000
 # How many ids of `record_usage` travel across continue-as-new.
 DIGEST_LENGTH = 16
-# 64 bits of each id: two thousand of them take 38 KB of the 64 KB that a run may carry.
+# 64 bits of each id: two thousand of them take 48 KB of the 64 KB that a run may carry.
 
 Resource = Literal["workflow_tokens", "workflow_usd"]
 

@@ -22,7 +22,7 @@ Told = TypeVar("Told", bound=Stored)
 Unit = Literal["step", "item"]
 
 KEPT_EVENTS = 10_000
-# About 2 MB of memory in the worker for each cached run whose log events are short.
+# Eight to nine megabytes of a worker's memory for each cached run that has told so many.
 PAGE_EVENTS = 1_000
 PAGE_BYTES = 1_000_000
 # One answer of the `events` query: a query result may not pass 2 MB.
