@@ -26,7 +26,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from runtime.commands.answers import given_answer
 from runtime.commands.hosting import answering
 from runtime.commands.options import COMPLETED, Common, Fault, run_argument, shared, workflows_option
-from runtime.commands.session import Session, execute, faults, print_json, tell
+from runtime.commands.session import WAITS_FOR_ITS_WORKFLOW, Session, execute, faults, print_json, tell
 from runtime.listing import list_runs
 from runtime.questions import question_lines
 from runtime.standing import Json
@@ -59,8 +59,9 @@ def approvals(common: Common, run: str | None, task_queue: str | None, workflows
     async def body(session: Session) -> int:
         readers = [await session.reader(run)] if run else await _open_runs(session)
         readers = [reader for reader in readers if reader.info.is_open]
-        async with answering(session, readers):
-            found = await _waiting_in(readers, is_one=run is not None)
+        async with answering(session, readers) as is_brought:
+            asked = _served(session, readers) if is_brought else readers
+            found = await _waiting_in(asked, is_one=run is not None)
         if common.is_json:
             print_json([waiting.to_json() for waiting in found])
             return COMPLETED
@@ -86,6 +87,13 @@ async def _open_runs(session: Session) -> list[RunReader]:
         for info in runs
         if info.type != SEEN_STORE_WORKFLOW
     ]
+
+
+def _served(session: Session, readers: Sequence[RunReader]) -> list[RunReader]:
+    """The runs that a worker of this call's can answer for; the others are named."""
+    for info in (reader.info for reader in readers if not session.serves(reader.info.type)):
+        tell(f"Run {info.id!r} ({info.type}) {WAITS_FOR_ITS_WORKFLOW}")
+    return [reader for reader in readers if session.serves(reader.info.type)]
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ LOCAL_STORE = LOCAL_FOLDER / "blobs"
 LATEST = "-"
 
 NAME_ITS_MODULE = "Name that workflow's module with --workflows, or in PERDURE_WORKFLOWS."
+WAITS_FOR_ITS_WORKFLOW = f"waits for its workflow. {NAME_ITS_MODULE}"
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ class Session:
         """Name each unfinished run that goes on because this call brings a worker."""
         if self.common.is_local:
             for workflow_id, workflow_type in await open_runs(self.client, self.settings.task_queue):
-                goes_on = "goes on." if self.serves(workflow_type) else f"waits for its workflow. {NAME_ITS_MODULE}"
-                tell(f"Run {workflow_id!r} ({workflow_type}) {goes_on}")
+                is_served = self.serves(workflow_type)
+                tell(f"Run {workflow_id!r} ({workflow_type}) {'goes on.' if is_served else WAITS_FOR_ITS_WORKFLOW}")
 
 
 def execute(

@@ -59,8 +59,10 @@ def test_run_of_ones_own_goes_on_where_its_module_is_named(place: Place, perdure
         "Run 'mine' cannot go on here: its workflow type 'Greet' is not known. Name that workflow's module with "
         "--workflows, or in PERDURE_WORKFLOWS.\n"
     )
-    for command in (("watch", "mine"), ("result", "mine", "--wait"), ("cancel", "mine")):
+    for command in (["watch", "mine"], ["result", "mine", "--wait"], ["cancel", "mine"]):
         assert perdure(*command, "--local") == Ran(2, "", refused)
+    for command in (["approvals"], ["approvals", "mine"], ["approve", "mine"]):
+        assert perdure(*command, "--local") == Ran(2, "", refused.replace("go on", "be asked"))
     other = perdure("run", "Steps", "[]", "--local")
     assert (other.code, "Traceback" in other.err) == (0, False)
     assert (
