@@ -279,7 +279,7 @@ class RunReader:
             return self._cannot_go_on(failure)
         if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
             return f"No worker of task queue {queue!r} has answered for {self._answer_timeout.total_seconds():.0f} s."
-        return f"Run {self.info.id!r} cannot be read now: {error.message}."
+        return full_stop(f"Run {self.info.id!r} cannot be read now: {error.message}")
 
     def _cannot_go_on(self, failure: str) -> str:
         return full_stop(f"Run {self.info.id!r} cannot go on; its workflow code fails and is tried again: {failure}")

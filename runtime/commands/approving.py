@@ -30,7 +30,7 @@ from runtime.commands.session import WAITS_FOR_ITS_WORKFLOW, Session, execute, f
 from runtime.listing import list_runs
 from runtime.questions import question_lines
 from runtime.standing import Json
-from runtime.texts import one_line
+from runtime.texts import full_stop, one_line
 from runtime.watching import NoAnswer, NotBegun, RunReader, has_worker, no_worker
 from workflows.approvals import ApprovalRequest, refuse_oversized
 from workflows.errors import ApprovalRejected
@@ -279,7 +279,7 @@ async def _send(session: Session, reader: RunReader, answer: Json) -> Json:
             raise
         if not (await reader.refresh()).is_open:
             raise Fault(await _told_of_ended(reader, answer["id"])) from error
-        raise Fault(f"Temporal did not pass the answer on: {error.message}.") from error
+        raise Fault(full_stop(f"Temporal did not pass the answer on: {error.message}")) from error
 
 
 def _message(cause: Any) -> str:

@@ -31,6 +31,7 @@ from runtime.plugin import check_folders, load_workflows, workflow_name
 from runtime.settings import Settings
 from runtime.signals import asked_to_leave
 from runtime.standing import RunNotFound
+from runtime.texts import full_stop
 from runtime.tuning import collect_seldom
 from runtime.watching import NoAnswer, RunReader, until_polled
 from workflows import ALL_WORKFLOWS
@@ -173,9 +174,9 @@ def faults() -> Iterator[None]:
         raise Fault(str(error), NOT_COMPLETED) from error
     except RPCError as error:
         if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED):
-            raise Fault(f"Temporal stopped answering: {error.message}. Try again.", UNREACHABLE) from error
+            raise Fault(f"Temporal stopped answering: {full_stop(error.message)} Try again.", UNREACHABLE) from error
         if error.status is RPCStatusCode.INVALID_ARGUMENT:  # an id or a name that is too long, for one
-            raise Fault(f"Temporal refused what it was asked: {error.message}.") from error
+            raise Fault(full_stop(f"Temporal refused what it was asked: {error.message}")) from error
         raise
 
 

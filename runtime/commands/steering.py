@@ -15,6 +15,7 @@ from runtime.commands.options import COMPLETED, Common, Fault, run_argument, sha
 from runtime.commands.session import Session, execute, interruption, print_json, tell
 from runtime.endings import closing_line
 from runtime.report import budget_line
+from runtime.texts import full_stop
 from runtime.watching import NoAnswer, RunReader
 from workflows.wire import SET_BUDGET_SIGNAL
 
@@ -77,7 +78,7 @@ async def _show_changed(common: Common, reader: RunReader) -> None:
     except NoAnswer as silent:
         if common.is_json:
             print_json(None)
-        tell(f"The change was sent, and the run takes it when it goes on: {silent}.")
+        tell(full_stop(f"The change was sent, and the run takes it when it goes on: {silent}"))
 
 
 def _show_budget(common: Common, snapshot: dict[str, Any]) -> None:
