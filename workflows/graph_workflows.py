@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NoReturn, cast
 
-from pydantic import Field, JsonValue, TypeAdapter
+from pydantic import Field, JsonValue
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
@@ -143,7 +143,7 @@ class StageGraph(GraphWorkflow):
         taken_up = None if carried is None else parse(CarriedGraph, carried, "what StageGraph carried", InputRejected)
         graph = await self.judged(definition) if taken_up is None else await self.read(definition)
 
-        async def begin(left: CarriedGraph) -> NoReturn:
+        async def begin(left: dict[str, Any]) -> NoReturn:
             self.perdure.raise_if_cancelled()  # what is carried was packed in parts, and a cancel may have passed
             self.perdure.continue_as_new([definition, left])
 
@@ -212,11 +212,10 @@ class Chain(GraphWorkflow):
 
     def _beginning(
         self, chain: Any, results: Sequence[WorkflowResult]
-    ) -> Callable[[CarriedGraph], Coroutine[Any, Any, NoReturn]]:
-        async def begin(left: CarriedGraph) -> NoReturn:
+    ) -> Callable[[dict[str, Any]], Coroutine[Any, Any, NoReturn]]:
+        async def begin(left: dict[str, Any]) -> NoReturn:
             earlier = await _fitting(results, MAX_CARRIED_BYTES // 2)
-            told = TypeAdapter(tuple[WorkflowResult, ...]).validate_python(earlier)
             self.perdure.raise_if_cancelled()  # what is carried was packed in parts, and a cancel may have passed
-            self.perdure.continue_as_new([chain, CarriedChain(results=told, graph=left)])
+            self.perdure.continue_as_new([chain, {"results": earlier, "graph": left}])  # a `CarriedChain`
 
         return begin

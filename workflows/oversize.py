@@ -164,6 +164,15 @@ class _PlainResult:
         self._stages = _latest(self._stages, limit - wire.size({**self.whole, "stages": []}))
 
 
+def size_of(stage: StageResult) -> int:
+    """Bytes that a stage's result takes as JSON; what children carried is not read for it."""
+    output = stage.output
+    if not isinstance(output, ForEachOutput) or output.carried is None:
+        return wire.size(wire.plain(stage))
+    around = wire.size(wire.plain(stage.model_copy(update={"output": _bare(output)})))
+    return around + len(',"outputs":[') + sum([len(each) + 1 for each in output.carried.written])
+
+
 def _many(stage: StageResult) -> Sequence[bytes] | Sequence[AgentOutput] | None:
     """The outputs of a stage that may have any number of them, what children carried as it is written; else None."""
     output = stage.output

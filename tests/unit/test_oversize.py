@@ -23,7 +23,7 @@ from workflows.graph.results import (
     StageResult,
     WorkflowResult,
 )
-from workflows.oversize import trimming, written
+from workflows.oversize import size_of, trimming, written
 
 
 def nested(levels: int) -> JsonValue:
@@ -105,6 +105,13 @@ def test_outputs_of_children_are_trimmed_as_the_runs_own(outputs: tuple[StageOut
     for following in ((), brought("b")):
         expected, _ = trimmed(result(own, *following), limit)
         assert trimmed(result(carried(outputs), *following), limit)[0] == expected
+
+
+@pytest.mark.parametrize("outputs", [SMALL, LARGE, SMALL * 300], ids=["small", "large", "many"])
+def test_size_of_a_stage_is_found_without_reading_its_outputs(outputs: tuple[StageOutput, ...]) -> None:
+    """The same for those of children as for the run's own, and as it is written."""
+    own, told = result(ForEachOutput(items=len(outputs), outputs=outputs)), result(carried(outputs))
+    assert size_of(told.stages[0]) == size_of(own.stages[0]) == wire.size(own.stages[0]) == wire.size(told.stages[0])
 
 
 def test_outputs_of_children_in_other_outputs_are_the_runs_own() -> None:

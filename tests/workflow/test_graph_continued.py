@@ -8,7 +8,11 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
+from tests.definitions import edge, graph, stage
+from tests.graphs import complete, each, timeless, writes
+from tests.slices import lower
 from tests.support import World
+from workflows import run
 
 BULK = "x" * 900_000
 # Of a prompt: six of them make a history of more than 5 MB, at which a run goes on in a new one.
@@ -129,6 +133,22 @@ async def test_a_state_too_large_to_travel_stays_where_it_is(world: World) -> No
         if envelope["event"]["type"] == "log"
     ]
     assert [log[:66] for log in logs] == ["The run's history is long, and the graph's state is too large to b"]
+
+
+async def test_items_that_children_carried_go_along(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they brought is in the result as if the run had not gone on in a new history."""
+    lower(monkeypatch, 4, 3)
+    definition = graph(
+        stage("items", each(writes(n="{{item}}"))),
+        stage("after", writes(seen="{{foreach.items.count}}")),
+        edges=[edge("items", "after")],
+        initial_state={"items": list(range(24))},
+    )
+    expected = await complete(world, definition)
+    monkeypatch.setattr(run, "CONTINUE_AFTER_BYTES", 20_000)  # eight children leave more, and less is carried
+    handle = await world.start("StageGraph", definition)
+    assert timeless(await handle.result()) == expected
+    assert (await world.client.get_workflow_handle(handle.id).describe()).run_id != handle.first_execution_run_id
 
 
 async def test_only_a_run_that_continues_takes_what_was_carried(world: World) -> None:

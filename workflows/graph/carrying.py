@@ -16,8 +16,8 @@ from pydantic import Field, JsonValue
 from workflows import wire
 from workflows.events import rfc3339
 from workflows.graph.frame import Frame
-from workflows.graph.results import StageResult, WorkflowResult
-from workflows.oversize import trimming
+from workflows.graph.results import StageResult, Values, WorkflowResult
+from workflows.oversize import size_of, trimming
 from workflows.wire import Stored
 
 FRAME_BYTES = 100_000
@@ -32,7 +32,7 @@ class CarriedGraph(Stored):
     following: str
     """The stage that comes next."""
     executions: int
-    state: dict[str, JsonValue]
+    state: Values
     results: tuple[StageResult, ...]
     """Where they are large as in the run's result: each text over 10 KB by its size and hash, which is no loss, for the
     result could not hold more either. What later stages read is in the state."""
@@ -53,8 +53,8 @@ class CarriedGraph(Stored):
 class Continuation:
     """How the run of a graph goes on in a new history."""
 
-    begin: Callable[[CarriedGraph], Coroutine[Any, Any, NoReturn]]
-    """Ends this run, and begins the next one with what is carried."""
+    begin: Callable[[dict[str, Any]], Coroutine[Any, Any, NoReturn]]
+    """Ends this run, and begins the next one with what is carried, as plain JSON."""
     room_bytes: int = MAX_CARRIED_BYTES
     """What the graph's part may take."""
     is_too_large: bool = False
@@ -63,8 +63,11 @@ class Continuation:
 
 def packing(
     frame: Frame, following: str, begun: datetime, room_bytes: int
-) -> Generator[None, None, CarriedGraph | None]:
-    """What is carried; None where it is too large. Yields between parts of the work."""
+) -> Generator[None, None, dict[str, Any] | None]:
+    """A `CarriedGraph` as plain JSON; None where it is too large. Yields between parts of the work.
+
+    No model is made of what many items or agents brought: one of 100,000 outputs takes seconds to check and to write.
+    """
     bare = CarriedGraph(
         following=following,
         executions=frame.executions,
@@ -74,8 +77,9 @@ def packing(
         cache=frame.cache,
         begun=rfc3339(begun),
     )
-    taken = wire.size(bare)
-    if taken + sum(wire.size(result) for result in frame.results) > room_bytes:
+    packed = wire.plain(bare)
+    taken = wire.size(packed)
+    if taken + sum(size_of(result) for result in frame.results) > room_bytes:
         room_bytes = max(room_bytes, wire.largest_payload() - FRAME_BYTES)  # a blob store takes more
     room = room_bytes - taken
     if room <= 0:
@@ -90,6 +94,6 @@ def packing(
         timestamp="",
         final_state={},
     )
-    lighter = WorkflowResult.model_validate((yield from trimming(told, room)))
-    packed = bare.model_copy(update={"results": lighter.stages})
+    lighter = yield from trimming(told, room)
+    packed = {**packed, "results": lighter["stages"]}
     return packed if wire.size(packed) <= room_bytes else None
