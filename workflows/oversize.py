@@ -167,10 +167,10 @@ class _PlainResult:
 def size_of(stage: StageResult) -> int:
     """Bytes that a stage's result takes as JSON; what children carried is not read for it."""
     output = stage.output
-    if not isinstance(output, ForEachOutput) or output.carried is None:
+    if not isinstance(output, ForEachOutput) or output.written is None:
         return wire.size(wire.plain(stage))
     around = wire.size(wire.plain(stage.model_copy(update={"output": _bare(output)})))
-    return around + len(',"outputs":[') + sum([len(each) + 1 for each in output.carried.written])
+    return around + len(',"outputs":[') + sum([len(each) + 1 for each in output.written])
 
 
 def _many(stage: StageResult) -> Sequence[bytes] | Sequence[AgentOutput] | None:
