@@ -41,6 +41,8 @@ from workflows.errors import (
     cut,
     is_retryable,
 )
+from workflows.graph.depth import is_deeper
+from workflows.oversize import KEPT_DEPTH
 from workflows.steps import AgentStepSpec, StepCall, StepOutcome, StepStatus, TokensNeeded, Usage
 
 DEFAULT_ATTEMPTS = 5
@@ -282,6 +284,8 @@ async def _validated(outcome: StepOutcome, schema: dict[str, JsonValue]) -> Step
 
 def _storable(outcome: StepOutcome, attempt: Attempt) -> StepOutcome:
     """The outcome if a history can hold it, else a failed one that says why, with its usage."""
+    if is_deeper(outcome.structured, KEPT_DEPTH):  # the run could not read it
+        return _failed(attempt, f"the agent returned JSON of more than {KEPT_DEPTH} levels. Return a flatter result.")
     try:
         taken = wire.size(outcome)
         if taken <= wire.MAX_PAYLOAD_BYTES or taken <= wire.largest_payload():

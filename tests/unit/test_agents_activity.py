@@ -22,12 +22,21 @@ def steps(tmp_path: Path) -> Steps:
     return Steps(tmp_path / "blobs")
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """JSON of so many levels."""
+    value: Any = []
+    for _ in range(levels - 2):
+        value = [value]
+    return {"a": value}
+
+
 @pytest.mark.parametrize(
     ("returned", "expected"),
     [
         ("text", outcome_of(output="text")),
         ({"a": [1, "é"]}, outcome_of(output='{"a":[1,"é"]}', structured={"a": [1, "é"]})),
         ({"success": False}, outcome_of(output='{"success":false}', structured={"success": False})),
+        (nested(191), failed("the agent returned JSON of more than 190 levels. Return a flatter result.")),
         ("", failed("child agent returned no final output")),
         (" \n", failed("child agent returned no final output")),
         (None, failed("child agent returned no final output")),

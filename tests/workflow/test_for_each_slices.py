@@ -55,6 +55,22 @@ def over(items: list[Any], body: Json, **fields: Any) -> Json:
     return graph(stage("s", each(body, **fields.pop("each", {})), **fields.pop("stage", {})), **given, **fields)
 
 
+def lists(levels: int) -> Any:
+    """Lists in each other."""
+    value: Any = "at the bottom"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def graphs(levels: int) -> Json:
+    """Graphs in each other, each of which is given the item of the one around it."""
+    step = writes()
+    for _ in range(levels):
+        step = nested(stage("in", step), initial_state={"item": "{{item}}"})
+    return step
+
+
 LOOP = {
     "type": "loop_until",
     "max_iterations": 3,
@@ -102,6 +118,7 @@ BODIES: dict[str, Json] = {
     "loop": over(list(range(6)), LOOP, state={"n": "1", "limit": 9}, metadata=WATCHED),
     "nested": over(list(range(5)), TWICE, state={"pair": ["a", "b"], "about": "house"}),
     "delivery": over(list(range(5)), SEND, state={"about": "news"}),
+    "deep": over([lists(levels) for levels in (1, 70, 80, 90, 98)], graphs(27)),
     "review": over(list(range(5)), REVIEW, state={"about": "work"}),
     "missing": over(list(range(5)), asks("echo", "{{item}} {{nowhere}}")),
     "odd items": over(ODD, proposal(write("k", "<{{item}}>"), write("index", "{{item}}"), write("item", ["{{item}}"]))),

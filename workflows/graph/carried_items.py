@@ -11,6 +11,7 @@ from workflows import wire
 from workflows.errors import PayloadTooLarge
 from workflows.graph import bodies
 from workflows.graph.definition import GraphDefinition, Stage
+from workflows.graph.depth import is_deeper
 from workflows.graph.engine import nested
 from workflows.graph.frame import Frame
 from workflows.graph.items import place_of
@@ -19,7 +20,7 @@ from workflows.graph.pace import Pace
 from workflows.graph.scope import Scope
 from workflows.graph.templates import SWITCH
 from workflows.handover import BodyItem, ItemEnd, ItemsWork
-from workflows.oversize import without_large_texts
+from workflows.oversize import DEPTH_OF_OUTPUTS, flat_enough, without_large_texts
 from workflows.place import current_item
 from workflows.saga import Saga
 
@@ -49,8 +50,10 @@ class CarriedItems:
         return self._fitting(end, item.index), is_interrupted
 
     def _fitting(self, end: ItemEnd, index: int) -> dict[str, Any]:
-        """An end as one payload takes it: large texts of its output by size and hash, as in the result of a run."""
+        """An end as one payload takes it: what is too deep or too large in its output as in the result of a run."""
         told: dict[str, Any] = wire.plain(end)
+        if is_deeper(told.get("output"), DEPTH_OF_OUTPUTS):  # the parent could not read it, nor would its result
+            told = {**told, "output": flat_enough(told["output"], DEPTH_OF_OUTPUTS), "answer": answer_of(end.output)}
         if wire.fits(told):
             return told
         told = {**told, "output": without_large_texts(told["output"]), "answer": answer_of(end.output)}
