@@ -47,6 +47,8 @@ MOST_EVENTS, MOST_BYTES = 0.04, 200
 # Of the root history, for each step: 400 events and 2 MB for 10,000.
 MOST_ITEM_BYTES = 350
 # For each item, whose result is some 300 bytes: a history of 35 MB takes no more.
+LEAST_ITEMS = 20_000
+# Of fewer the result fits into the history, and is there too.
 MOST_MEMORY_MIB = 1_536
 BRIEF = EchoAgent(name="brief", answer=".")
 # So brief that one prompt takes the answers to 100,000 items.
@@ -93,6 +95,8 @@ class Run:
 @click.option("--json", "is_json", is_flag=True, help="Print the results as JSON, for another program.")
 def command(steps: int, pairs: int, call: str, is_json: bool) -> None:
     """Measure a fan-out that children carry. Only a phase has a side by hand."""
+    if call != PHASE and steps < LEAST_ITEMS:
+        raise click.UsageError(f"--call {call} has bounds for {LEAST_ITEMS:,} --steps and more; {steps:,} were given.")
     results = asyncio.run(_measured(steps, pairs, call))
     if is_json:
         print(json.dumps([asdict(result) for result in results]))

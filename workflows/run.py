@@ -41,8 +41,11 @@ CARRIED_EVENTS = 50
 # The tail of the log that goes along on continue-as-new, for readers that are a moment behind.
 MAX_CARRIED_BYTES = 64_000
 # A memo travels with every description of the run, and the workflow's own arguments need their room too.
-MAX_SCHEDULED_BYTES = 3_000_000
-# Of arguments in one workflow task. The server takes 4 MB in one message, and ends a run that sends more.
+MAX_SCHEDULED_BYTES = 2_000_000
+# Of arguments in one workflow task. The server ends a run that writes more than 4 MB at once, and what steps bring
+# while the task is under way, up to 2 MB, is written with it.
+FORMER_SCHEDULED_BYTES = 3_000_000
+# Of agent steps and children, in histories without `SMALLER_TASKS_PATCH`; of actions, any number.
 CONTINUE_AFTER_SIGNALS = 8_000
 # Temporal ends a run at 10,000 and does not suggest continue-as-new for it.
 CONTINUE_AFTER_UPDATES = 1_500
@@ -180,7 +183,7 @@ class Run:
         self._refreshing = False
         self._executing: dict[asyncio.Task[Any], None] = {}
         self._scheduled_in = -1
-        self._scheduled_bytes = 0
+        self._scheduled_bytes = self._scheduled_actions_bytes = 0
 
     def _take_up(self, carried: Carried) -> None:
         self.log = EventLog(first_offset=carried.next_offset, tail=carried.events)
@@ -232,17 +235,25 @@ class Run:
         current = asyncio.current_task()
         await cancel_all([task for task in self._executing if task is not current])
 
-    async def make_room(self, scheduled_bytes: int) -> None:
-        """Wait for the next workflow task where this one has scheduled as much as one message takes."""
-        while self._bytes_in_this_task() and self._scheduled_bytes + scheduled_bytes > MAX_SCHEDULED_BYTES:
+    async def make_room(self, scheduled_bytes: int, *, is_action: bool = False) -> None:
+        """Wait for the next workflow task where this one has scheduled as much as is written at once."""
+        while self._is_full_with(scheduled_bytes, is_action):
             await workflow.sleep(timedelta(milliseconds=1), summary="room for large prompts")
-        self._scheduled_bytes += scheduled_bytes
+        if is_action:
+            self._scheduled_actions_bytes += scheduled_bytes
+        else:
+            self._scheduled_bytes += scheduled_bytes
 
-    def _bytes_in_this_task(self) -> int:
+    def _is_full_with(self, more: int, is_action: bool) -> bool:
+        """Whether this workflow task has no room for more beside what it has scheduled."""
         task = workflow.info().get_current_history_length()
         if task != self._scheduled_in:
-            self._scheduled_in, self._scheduled_bytes = task, 0
-        return self._scheduled_bytes
+            self._scheduled_in, self._scheduled_bytes, self._scheduled_actions_bytes = task, 0, 0
+        scheduled = self._scheduled_bytes + self._scheduled_actions_bytes
+        if not scheduled or scheduled + more <= MAX_SCHEDULED_BYTES:
+            return False
+        was_full = self._scheduled_bytes > 0 and self._scheduled_bytes + more > FORMER_SCHEDULED_BYTES
+        return (was_full and not is_action) or workflow.patched(wire.SMALLER_TASKS_PATCH)
 
     def place(self) -> Place:
         """Where the steps of the next call are shown."""

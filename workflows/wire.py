@@ -72,6 +72,10 @@ FOR_EACH_SLICES_PATCH = "perdure-for-each-slices"
 LARGER_SLICES_PATCH = "perdure-larger-slices"
 """Marks a history whose children carry 400 steps each; in one that is older they carry 250."""
 
+SMALLER_TASKS_PATCH = "perdure-smaller-tasks"
+"""Marks a history in which one workflow task would have scheduled more than 2 MB, or large actions at once; in one that
+is older agent steps were held to 3 MB, and actions to nothing."""
+
 FULL_HISTORIES_PATCH = "perdure-full-histories"
 """Marks a history that was nearly full: its bytes keep further stages from beginning too, and never what undoes."""
 

@@ -1,16 +1,22 @@
 """What programs, callers and signals get wrong: each ends in our words, and no workflow task retries for ever."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import Client
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHandle
 
+from runtime.replaying import replay_histories
+from runtime.settings import Settings
 from tests import programs
+from tests.definitions import call, graph, proposal, stage
+from tests.graphs import output_of, result_in_failure
 from tests.programs import step, steps
 from tests.support import World, event_types, events_of, failure_of, rejection_of, served, wait_until
-from workflows import wire
+from workflows import ALL_WORKFLOWS, wire
 
 LIMIT = timedelta(seconds=30)
 # On a run without any input: what would retry for ever ends, and fails its test.
@@ -147,8 +153,36 @@ async def test_users_result_too_large_keeps_its_shape(world: World) -> None:
 
 
 async def test_fan_out_of_large_prompts_is_paced(world: World) -> None:
-    """Prompts that together pass what one message to the server takes go out in several."""
-    assert await world.run("Wide", {"count": 8, "characters": 700_000}) == [700_000] * 8
+    """Prompts that together pass what the server writes at once, with what comes meanwhile, go out in several tasks."""
+    handle = await world.start("Wide", {"count": 8, "characters": 700_000})
+    assert await handle.result() == [700_000] * 8
+    await _see_paced(handle, 8)
+
+
+async def test_tool_calls_with_large_parameters_are_paced(world: World) -> None:
+    """So do the parameters of tool calls that run side by side."""
+    calls = [{**call("calculate", expression=f"{{{{pad}}}}{n}"), "failure_behavior": "skip"} for n in range(6)]
+    handle = await world.start("StageGraph", graph(stage("s", proposal(*calls)), initial_state={"pad": " " * 700_000}))
+    result = await result_in_failure(handle)  # no expression is that long, which each of them is told
+    assert [each["status"] for each in output_of(result, "s")["result"]["results"]] == ["failed"] * 6
+    await _see_paced(handle, 1 + 6)  # the graph is large too, so an activity judges it
+
+
+async def _see_paced(handle: WorkflowHandle[Any, Any], activities: int) -> None:
+    """No workflow task schedules more than 2 MB, and today's code replays what was scheduled."""
+    history = await handle.fetch_history()
+    scheduled = [
+        event.activity_task_scheduled_event_attributes
+        for event in history.events
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+    ]
+    sizes = Counter[int]()
+    for each in scheduled:
+        sizes[each.workflow_task_completed_event_id] += each.ByteSize()
+    assert len(scheduled) == activities
+    assert max(sizes.values()) < 2_000_000
+    [verdict] = await replay_histories([history], [*ALL_WORKFLOWS, programs.Wide], Settings())
+    assert verdict.failure is None
 
 
 async def test_outer_deadline_is_kept_while_the_inner_one_ends_its_work(world: World) -> None:

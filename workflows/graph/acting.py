@@ -120,9 +120,14 @@ async def _call_tool(shared: _Shared, place: int, action: Action) -> None:
     run = shared.run
     async with run.slots:
         run.raise_if_cancelled()  # the run may have been cancelled while this action waited for its slot
+        call = _call_of(action)
+        is_too_large = not wire.fits(call)
+        if not is_too_large:
+            await run.make_room(wire.measure(call), is_action=True)
+            run.raise_if_cancelled()
         begun_ms = _now_ms()
         run.tell(ActionStarted(action=_name(shared, action), tool=action.tool or ""))
-        end = await _scheduled(action)
+        end = _too_large(action, call) if is_too_large else await calls.run_action(call)
         _record(shared, place, end.outcome, duration_ms=_now_ms() - begun_ms)
     if end.outcome.status == "succeeded" and action.idempotent:
         shared.cache[cache_key(action)] = end.outcome.output
@@ -131,8 +136,8 @@ async def _call_tool(shared: _Shared, place: int, action: Action) -> None:
     run.raise_if_cancelled()
 
 
-async def _scheduled(action: Action) -> calls.ActionEnd:
-    call = ActionCall(
+def _call_of(action: Action) -> ActionCall:
+    return ActionCall(
         action=action.id,
         tool=action.tool or "",
         parameters=action.parameters,
@@ -140,8 +145,9 @@ async def _scheduled(action: Action) -> calls.ActionEnd:
         timeout_ms=action.timeout_ms,
         attempts=min(action.max_retries + 1, MOST_ATTEMPTS) if action.failure_behavior == "retry" else 1,
     )
-    if wire.fits(call):
-        return await calls.run_action(call)
+
+
+def _too_large(action: Action, call: ActionCall) -> calls.ActionEnd:
     largest = max(action.parameters, key=lambda name: wire.size(action.parameters[name]), default="")
     error = PayloadTooLarge(
         owner=f"action {action.id!r}",
