@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio import workflow
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 
@@ -166,6 +167,18 @@ async def test_tool_calls_with_large_parameters_are_paced(world: World) -> None:
     result = await result_in_failure(handle)  # no expression is that long, which each of them is told
     assert [each["status"] for each in output_of(result, "s")["result"]["results"]] == ["failed"] * 6
     await _see_paced(handle, 1 + 6)  # the graph is large too, so an activity judges it
+
+
+async def test_run_that_began_with_larger_tasks_replays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A history that was written before tasks were held to 2 MB has up to 3 MB in one of them."""
+    with monkeypatch.context() as before:
+        before.setattr(workflow, "patched", lambda id: False)
+        handle = await world.start("Wide", {"count": 4, "characters": 700_000})
+        assert await handle.result() == [700_000] * 4
+    history = await handle.fetch_history()
+    assert EventType.EVENT_TYPE_TIMER_STARTED not in [event.event_type for event in history.events]
+    [verdict] = await replay_histories([history], [programs.Wide], Settings())
+    assert verdict.failure is None
 
 
 async def _see_paced(handle: WorkflowHandle[Any, Any], activities: int) -> None:
